@@ -1,0 +1,51 @@
+"""Every score's one definition, as pure functions on tensors."""
+
+from saebook.metrics.identity import RawUnitControl, RawUnitSums
+from saebook.metrics.intervals import MeanInterval, mean_interval
+from saebook.metrics.matching import (
+    MatchScores,
+    cosine_similarity_matrix,
+    match_one_to_one,
+    match_scores,
+    mmcs,
+)
+from saebook.metrics.reconstruction import (
+    ReconstructionSums,
+    cosine,
+    explained_variance,
+    fvu,
+    l2_ratio,
+    r2_per_example,
+    r2_per_unit,
+)
+from saebook.metrics.scorecard import CardSums, ScoreCard
+from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
+from saebook.metrics.spikes import bits_per_spike, fano_factor
+
+__all__ = [
+    "CardSums",
+    "LatentSums",
+    "MatchScores",
+    "MeanInterval",
+    "RawUnitControl",
+    "RawUnitSums",
+    "ReconstructionSums",
+    "ScoreCard",
+    "bits_per_spike",
+    "cosine",
+    "cosine_similarity_matrix",
+    "dead_fraction",
+    "dense_fraction",
+    "density",
+    "explained_variance",
+    "fano_factor",
+    "fvu",
+    "l0",
+    "l2_ratio",
+    "match_one_to_one",
+    "match_scores",
+    "mean_interval",
+    "mmcs",
+    "r2_per_example",
+    "r2_per_unit",
+]
