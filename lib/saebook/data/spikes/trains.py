@@ -38,11 +38,14 @@ class TrainCheck:
         Spikes at exactly the time of the spike before them.
     n_negative
         Spikes before time zero.
+    ordered
+        Whether the times are finite and sorted, so that they can be computed with.
     """
 
     fault: str | None
     n_duplicates: int = 0
     n_negative: int = 0
+    ordered: bool = False
 
 
 def check_train(times: np.ndarray, end: float | None = None) -> TrainCheck:
@@ -94,8 +97,9 @@ def check_train(times: np.ndarray, end: float | None = None) -> TrainCheck:
             f"(last at {times[-1]:g} s, end {end:g} s)",
             duplicates,
             negative,
+            ordered=True,
         )
-    return TrainCheck(None, duplicates, negative)
+    return TrainCheck(None, duplicates, negative, ordered=True)
 
 
 def drop_duplicates(times: np.ndarray) -> np.ndarray:

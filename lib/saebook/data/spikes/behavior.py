@@ -1,0 +1,251 @@
+"""Signals and intervals of an NWB file: position, velocity, epochs, simulated truth.
+
+Objects are recognised by what they hold (data with timestamps, start and stop times) and not by
+their declared type, so a series or table of an extension that isn't installed reads like any
+other.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from saebook.data.spikes.recording import GroundTruth, Series
+from saebook.data.spikes.tables import members, read_table, scalar_text, text
+
+GROUND_TRUTH = "ground_truth"
+MOST_COLUMNS = 16
+# 50 million values are half a day of position at 1 kHz; more is a raw signal, whatever its name.
+MOST_VALUES = 50_000_000
+BEHAVIOR_CONTAINERS = {
+    "Position",
+    "CompassDirection",
+    "EyeTracking",
+    "PupilTracking",
+    "BehavioralTimeSeries",
+    "BehavioralEvents",
+    "BehavioralEpochs",
+}
+NEURAL_CONTAINERS = {"LFP", "FilteredEphys", "Fluorescence", "DfOverF", "EventDetection"}
+# What only voltage, imaging or video series have.
+NEURAL_MEMBERS = {"electrodes", "electrode", "rois", "imaging_plane", "external_file", "format"}
+
+
+@dataclass
+class Signals:
+    """What was found beside the units."""
+
+    behavior: dict[str, Series] = field(default_factory=dict)
+    intervals: dict[str, pd.DataFrame] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_signals(file: h5py.File) -> Signals:
+    """Read every behaviour series and table of intervals of an NWB file.
+
+    From `processing`, every series of at most 16 columns that isn't voltage, imaging or video;
+    from `acquisition`, only spatial series and the content of behaviour containers. Raw signals
+    stay on disk; what was left out is noted.
+
+    Parameters
+    ----------
+    file
+        An open NWB file.
+    """
+    signals = Signals()
+    tables = file.get("intervals")
+    if isinstance(tables, h5py.Group):
+        for name, table in members(tables):
+            if _is_intervals(table):
+                _add_intervals(signals, name, table)
+    seen: set[int] = set()
+    left_out: list[str] = []
+    processing = file.get("processing")
+    if isinstance(processing, h5py.Group):
+        for name, module in members(processing):
+            if isinstance(module, h5py.Group) and name != GROUND_TRUTH:
+                _walk(module, signals, seen, left_out, everything=True)
+    acquisition = file.get("acquisition")
+    if isinstance(acquisition, h5py.Group):
+        _walk(acquisition, signals, seen, left_out, everything=False)
+    if left_out:
+        named = "; ".join(left_out[:5]) + (f"; and {len(left_out) - 5} more" * (len(left_out) > 5))
+        signals.notes.append(f"left in the file: {named}")
+    return signals
+
+
+def read_ground_truth(file: h5py.File, units: pd.DataFrame) -> tuple[GroundTruth | None, list[str]]:
+    """Read what a simulated recording says of itself, or None, and notes.
+
+    Parameters
+    ----------
+    file
+        An open NWB file. Its module `ground_truth` holds the series `features` (feature names as
+        a JSON list in its comments) and the table `mixing`, one row per unit, in file order.
+    units
+        Table of every unit of the file; its columns `true_…` are the truth of single units.
+    """
+    module = file.get(f"processing/{GROUND_TRUTH}")
+    if not isinstance(module, h5py.Group):
+        return None, []
+    features, mixing = module.get("features"), module.get("mixing")
+    if not isinstance(features, h5py.Group) or not isinstance(mixing, h5py.Group):
+        return None, [f"processing/{GROUND_TRUTH} lacks features or mixing: no ground truth read"]
+    series = read_series("features", features, most_columns=None)
+    if isinstance(series, str):
+        return None, [f"no ground truth read: its features have {series}"]
+    frame, notes = read_table(mixing, len(units))
+    if "unit" in frame:
+        frame = frame.set_index("unit")
+    else:
+        frame.index = units.index
+    truth = units[[name for name in units.columns if str(name).startswith("true_")]]
+    return GroundTruth(features=series, mixing=frame, units=truth), notes
+
+
+def read_series(name: str, group: h5py.Group, *, most_columns: int | None) -> Series | str:
+    """Read one time series, or say why it is left out.
+
+    Parameters
+    ----------
+    name
+        Name of the series.
+    group
+        HDF5 group with `data` and either `timestamps` or `starting_time` with its rate.
+    most_columns
+        Largest number of columns to read; None for any.
+    """
+    data = group["data"]
+    if data.ndim not in (1, 2) or data.dtype.kind not in "biuf":
+        return f"shape {data.shape} of {data.dtype}"
+    n = data.shape[0]
+    if data.ndim == 2 and most_columns is not None and data.shape[1] > most_columns:
+        return f"{data.shape[1]} columns"
+    if data.size > MOST_VALUES:
+        return f"{data.size:,} values"
+    timestamps = _timestamps(group, n)
+    if isinstance(timestamps, str):
+        return timestamps
+    values = data[:]
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
+    factor, offset = (float(data.attrs.get(k, d)) for k, d in (("conversion", 1), ("offset", 0)))
+    if (factor, offset) != (1.0, 0.0) and np.isfinite([factor, offset]).all():
+        values = values.astype(np.float64) * factor + offset
+    values = (
+        values.reshape(n, -1) if n else values.reshape(0, data.shape[1] if data.ndim == 2 else 1)
+    )
+    columns = _column_names(name, group, values.shape[1])
+    return Series(name, values, timestamps, text(data.attrs.get("unit")), columns)
+
+
+def _walk(
+    group: h5py.Group, signals: Signals, seen: set[int], left_out: list[str], *, everything: bool
+) -> None:
+    for name, member in members(group):
+        address = h5py.h5o.get_info(member.id).addr
+        if not isinstance(member, h5py.Group) or address in seen:
+            continue
+        seen.add(address)
+        path = (member.name or "").strip("/")
+        kind = text(member.attrs.get("neurodata_type"))
+        if _is_intervals(member):
+            _add_intervals(signals, _free_name(name, path, signals.intervals), member)
+        elif _is_series(member):
+            if not (everything or kind == "SpatialSeries") or NEURAL_MEMBERS & set(member):
+                left_out.append(f"{path} {getattr(member.get('data'), 'shape', '')}")
+                continue
+            series = read_series(name, member, most_columns=MOST_COLUMNS)
+            if isinstance(series, str):
+                left_out.append(f"{path} ({series})")
+                continue
+            key = _free_name(name, path, signals.behavior)
+            signals.behavior[key] = series
+            signals.notes += _clock_notes(key, series.timestamps)
+        elif kind not in NEURAL_CONTAINERS:
+            inside = everything or kind in BEHAVIOR_CONTAINERS
+            _walk(member, signals, seen, left_out, everything=inside)
+
+
+def _add_intervals(signals: Signals, name: str, table: h5py.Group) -> None:
+    frame, notes = read_table(table, len(table["start_time"]), join_text=True)
+    signals.notes += notes
+    if not {"start_time", "stop_time"} <= set(frame.columns):
+        signals.notes.append(f"intervals {name} left out: start and stop times don't fit")
+        return
+    limits = frame[["start_time", "stop_time"]].to_numpy(np.float64)
+    unknown = int((~np.isfinite(limits)).any(axis=1).sum())
+    backwards = int((limits[:, 1] < limits[:, 0]).sum())
+    if unknown or backwards:
+        signals.notes.append(
+            f"{name}: {unknown} of {len(frame)} rows without a start or stop time, "
+            f"{backwards} that stop before they start"
+        )
+    signals.intervals[name] = frame
+
+
+def _timestamps(group: h5py.Group, n: int) -> np.ndarray | str:
+    times = group.get("timestamps")
+    if isinstance(times, h5py.Dataset):
+        if times.shape != (n,):
+            return f"{n} samples and timestamps of shape {times.shape}"
+        return times[:].astype(np.float64, copy=False)
+    start = group.get("starting_time")
+    if not isinstance(start, h5py.Dataset):
+        return "neither timestamps nor a starting time"
+    rate = float(start.attrs.get("rate", np.nan))
+    if not (np.isfinite(rate) and rate > 0):
+        return f"a sampling rate of {rate}"
+    return float(np.ravel(start[()])[0]) + np.arange(n) / rate
+
+
+def _clock_notes(name: str, timestamps: np.ndarray) -> list[str]:
+    notes = []
+    not_finite = int((~np.isfinite(timestamps)).sum())
+    if not_finite:
+        notes.append(f"{name}: {not_finite} of {len(timestamps)} timestamps not finite, kept")
+    with np.errstate(invalid="ignore"):
+        back = np.flatnonzero(np.diff(timestamps) <= 0)
+    if len(back):
+        first = int(back[0]) + 1
+        notes.append(
+            f"{name}: {len(back)} of {len(timestamps)} timestamps not later than the one before, "
+            f"first at sample {first} ({timestamps[first]:.6g} s), kept"
+        )
+    return notes
+
+
+def _column_names(name: str, group: h5py.Group, n_columns: int) -> tuple[str, ...]:
+    comments = text(group.attrs.get("comments"))
+    if comments.startswith("["):
+        try:
+            names = json.loads(comments)
+        except ValueError:
+            names = []
+        if len(names) == n_columns and all(isinstance(word, str) for word in names):
+            return tuple(names)
+    if n_columns == 1:
+        return (name,)
+    if n_columns <= 3 and scalar_text(group, "reference_frame"):
+        return ("x", "y", "z")[:n_columns]
+    return tuple(f"{name}_{i}" for i in range(n_columns))
+
+
+def _free_name(name: str, path: str, taken: dict) -> str:
+    return name if name not in taken else path
+
+
+def _is_intervals(member: h5py.Group | h5py.Dataset) -> bool:
+    return isinstance(member, h5py.Group) and all(
+        isinstance(member.get(name), h5py.Dataset) for name in ("start_time", "stop_time")
+    )
+
+
+def _is_series(member: h5py.Group) -> bool:
+    return isinstance(member.get("data"), h5py.Dataset) and (
+        "timestamps" in member or "starting_time" in member
+    )
