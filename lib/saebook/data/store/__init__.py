@@ -1,0 +1,27 @@
+"""One store for both worlds: examples, their index, splits, windows and batches.
+
+Importing this package needs neither torch nor pynwb; torch is imported when a tensor or a batch
+is first asked for.
+"""
+
+from saebook.data.store.batches import Batch, BatchStream, ResidentRows, RowSource
+from saebook.data.store.layout import SCHEMA_VERSION, SPLITS
+from saebook.data.store.splits import assign_splits, split_fractions
+from saebook.data.store.store import ExampleStore
+from saebook.data.store.windowing import windows
+from saebook.data.store.writer import PartitionedWriter, StoreWriter
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "SPLITS",
+    "Batch",
+    "BatchStream",
+    "ExampleStore",
+    "PartitionedWriter",
+    "ResidentRows",
+    "RowSource",
+    "StoreWriter",
+    "assign_splits",
+    "split_fractions",
+    "windows",
+]

@@ -1,0 +1,356 @@
+"""Batches: an endless, seeded, resumable stream of shuffled examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from saebook.data.store.store import ExampleStore
+from saebook.errors import CheckpointError, ConfigError, DataError, SelectionError
+
+if TYPE_CHECKING:
+    import torch
+
+# float32 holds every whole number up to this one.
+_EXACT_IN_FLOAT32 = 2**24
+
+
+@dataclass
+class Batch:
+    """One batch of examples; the first axis of every field is examples.
+
+    Attributes
+    ----------
+    x : torch.Tensor [batch, ..., d_in]
+        The examples.
+    positive : torch.Tensor [batch, ..., d_in], optional
+        The positive of each anchor, in the same units.
+    group : torch.Tensor [batch] of int, optional
+        Trial or sequence of each example; rows of one group are no negatives of each other.
+    position : torch.Tensor [batch] of int, optional
+        Row of each example within its trial or sequence.
+    valid : torch.Tensor [batch] of bool, optional
+        Examples that count; all without it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> len(Batch(torch.zeros(4, 3)))
+    4
+    """
+
+    x: torch.Tensor
+    positive: torch.Tensor | None = None
+    group: torch.Tensor | None = None
+    position: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Where a stream takes its examples from: anything with a length that yields rows.
+
+    `ResidentRows` keeps them all in memory. A source that reads shards as it goes is a class with
+    these members.
+    """
+
+    device: torch.device
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return examples [batch, ...] in the stream's dtype; rows is int64 on `device`."""
+        ...
+
+
+class ResidentRows:
+    """All examples in one tensor on one device, in the type they are stored in.
+
+    Counts stay integers, a quarter or less of their size in float32, until a batch is taken.
+
+    Parameters
+    ----------
+    data : torch.Tensor or numpy.ndarray [n, ..., d_in]
+        Counts or finite floats.
+    device : torch.device or str, optional
+        Where to keep them; where they are without it.
+    dtype : torch.dtype, optional
+        Type of the batches; float32 without it.
+
+    Raises
+    ------
+    DataError
+        If there is not at least one axis beside the first, values are not finite numbers, or
+        counts are too large for float32 to hold exactly.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = ResidentRows(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8))
+    >>> rows.take(torch.tensor([1]))
+    tensor([[3., 4.]])
+    """
+
+    def __init__(
+        self,
+        data: torch.Tensor | np.ndarray,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        import torch
+
+        if not isinstance(data, torch.Tensor):
+            data = _from_array(np.asarray(data))
+        if data.ndim < 2 or not data[:1].numel():
+            raise DataError(
+                f"data has shape {tuple(data.shape)}; give [n, …, d_in] with at least one example"
+            )
+        if data.is_complex():
+            raise DataError(f"data has type {data.dtype}; give real numbers")
+        data = data.detach().to(device)
+        self.dtype = torch.float32 if dtype is None else dtype
+        self.device = data.device
+        if data.is_floating_point():
+            finite = torch.isfinite(data).flatten(1).all(dim=1)
+            if not bool(finite.all()):
+                bad = (~finite).nonzero().flatten()
+                raise DataError(
+                    f"{len(bad)} of {len(data)} examples hold NaN or infinity, the first in row "
+                    f"{int(bad[0])}; leave those rows out, or find where they come from"
+                )
+        elif self.dtype == torch.float32 and data.dtype.itemsize >= 4:
+            largest = int(data.to(torch.int64).abs().max())
+            if largest > _EXACT_IN_FLOAT32:
+                raise DataError(
+                    f"data holds {largest}, and float32 can't hold every whole number above "
+                    f"{_EXACT_IN_FLOAT32}; give dtype=torch.float64, or check the counts"
+                )
+        self._data = data
+        # torch indexes few unsigned types wider than 8 bits; the signed type of the same width
+        # carries the same bits.
+        signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+        self._bits = data.view(signed[data.dtype]) if data.dtype in signed else data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the examples of the given rows [batch] in the given order."""
+        return self._bits.index_select(0, rows).view(self._data.dtype).to(self.dtype)
+
+
+def _from_array(data: np.ndarray) -> torch.Tensor:
+    import torch
+
+    if data.dtype.kind not in "buif":
+        raise DataError(f"data has values of type {data.dtype}; give numbers")
+    native = data.astype(data.dtype.newbyteorder("="), copy=False)
+    native = np.ascontiguousarray(native)
+    if not native.flags.writeable:  # torch can't promise to leave such memory alone
+        native = native.copy()
+    try:
+        return torch.from_numpy(native)
+    except TypeError as error:
+        raise DataError(f"data has values of type {data.dtype}, which torch lacks") from error
+
+
+class BatchStream:
+    """Endless batches of shuffled examples; each epoch takes every example once.
+
+    The order of an epoch depends on the seed, the epoch and the number of examples alone, not on
+    the device, so the whole state is an epoch and a cursor.
+
+    Parameters
+    ----------
+    data : torch.Tensor or numpy.ndarray [n, ..., d_in], ExampleStore or RowSource
+        The examples. A store gives the rows of `split`.
+    batch_size : int
+        Examples per batch.
+    split : str or None
+        Split of a store to take, all its rows if None. Of no effect on other data.
+    seed : int
+        Draws the order of each epoch.
+    drop_last : bool
+        Leave out the incomplete batch at the end of an epoch (other examples each time), so that
+        all batches have one size; else yield it.
+    device : torch.device or str, optional
+        Keep the data there and yield batches there.
+    dtype : torch.dtype, optional
+        Type of the batches; float32 without it.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is out of its range, or `drop_last` would drop everything.
+    SelectionError
+        If the store has no row in the split.
+    DataError
+        If the data can't be used, as `ResidentRows` says.
+
+    Examples
+    --------
+    >>> import torch
+    >>> stream = BatchStream(torch.arange(8).reshape(4, 2), batch_size=2)
+    >>> epoch = torch.cat([next(stream), next(stream)])
+    >>> sorted(epoch[:, 0].tolist())
+    [0.0, 2.0, 4.0, 6.0]
+    >>> state = stream.state_dict()
+    >>> resumed = BatchStream(torch.arange(8).reshape(4, 2), batch_size=2)
+    >>> resumed.load_state_dict(state)
+    >>> bool((next(resumed) == next(stream)).all())
+    True
+    """
+
+    def __init__(
+        self,
+        data: torch.Tensor | np.ndarray | ExampleStore | RowSource,
+        batch_size: int,
+        *,
+        split: str | None = "train",
+        seed: int = 0,
+        drop_last: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or value < least:
+                raise ConfigError(f"{name}={value!r}: give a whole number, at least {least}")
+        if isinstance(data, ExampleStore):
+            data = _rows_of(data, split)
+        self._source = _source(data, device, dtype)
+        self.n_examples = len(self._source)
+        self.batch_size = int(batch_size)
+        self.seed = int(seed)
+        self.drop_last = bool(drop_last)
+        if self.drop_last and self.batch_size > self.n_examples:
+            raise ConfigError(
+                f"batch_size={self.batch_size} with drop_last=True leaves no batch of "
+                f"{self.n_examples} examples; give batch_size of at most {self.n_examples}, or "
+                "drop_last=False"
+            )
+        self._epoch = 0
+        self._cursor = 0
+        self._order: torch.Tensor | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next batch, from 0."""
+        return self._epoch + (self._cursor >= self._end)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches until every example was taken once."""
+        return -(-self._end // self.batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self._source.device
+
+    @property
+    def _end(self) -> int:
+        n = self.n_examples
+        return n - n % self.batch_size if self.drop_last else n
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        """Return the next batch [batch, ..., d_in]."""
+        if self._cursor >= self._end:
+            self._epoch, self._cursor, self._order = self._epoch + 1, 0, None
+        if self._order is None:
+            self._order = self._permutation().to(self.device)
+        stop = min(self._cursor + self.batch_size, self._end)
+        batch = self._source.take(self._order[self._cursor : stop])
+        self._cursor = stop
+        return batch
+
+    def _permutation(self) -> torch.Tensor:
+        import torch
+
+        # Mixed, so that (seed 0, epoch 1) and (seed 1, epoch 0) have nothing in common.
+        mixed = np.random.SeedSequence([self.seed, self._epoch]).generate_state(1, np.uint64)[0]
+        # On the CPU whatever the device: its order is the same everywhere.
+        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        return torch.randperm(self.n_examples, generator=generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a stream over the same data needs to go on exactly here."""
+        return {
+            "epoch": self._epoch,
+            "cursor": self._cursor,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "n_examples": self.n_examples,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a saved stream stood.
+
+        Raises
+        ------
+        CheckpointError
+            If the state is incomplete, or of other data or settings: the stream could not go on
+            exactly.
+        """
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise CheckpointError(
+                f"the state of a batch stream has {sorted(own)}, this one has {sorted(state)}; "
+                "load what state_dict() gave"
+            )
+        for name in ("seed", "batch_size", "drop_last", "n_examples"):
+            if state[name] != own[name]:
+                raise CheckpointError(
+                    f"the saved batch stream has {name}={state[name]}, this one {own[name]}, so it "
+                    "can't go on exactly; use the same data and settings, or start anew"
+                )
+        if not (state["epoch"] >= 0 and 0 <= state["cursor"] <= self._end):
+            raise CheckpointError(
+                f"the saved batch stream stands at epoch {state['epoch']}, example "
+                f"{state['cursor']} of {self._end}, which is nowhere; the checkpoint is damaged"
+            )
+        self._epoch, self._cursor, self._order = int(state["epoch"]), int(state["cursor"]), None
+
+
+def _source(
+    data: torch.Tensor | np.ndarray | RowSource,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> RowSource:
+    import torch
+
+    if isinstance(data, torch.Tensor | np.ndarray):
+        return ResidentRows(data, device=device, dtype=dtype)
+    if not isinstance(data, RowSource):
+        raise DataError(
+            f"data is a {type(data).__name__}; give a tensor or an array [n, …, d_in], an "
+            "ExampleStore, or an object with the members of RowSource"
+        )
+    if device is not None or dtype is not None:
+        raise ConfigError(
+            "device and dtype of the batches are the row source's own; set them there"
+        )
+    return data
+
+
+def _rows_of(store: ExampleStore, split: str | None) -> torch.Tensor:
+    x = store.tensor(split)
+    if not len(x):
+        found = ", ".join(f"{n} {name}" for name, n in store.manifest["rows_per_split"].items())
+        raise SelectionError(
+            f"{store.path} has no row in split {split!r} (rows: {found}); give another split, "
+            "split=None for all rows, or write the store with splits assigned"
+        )
+    return x
