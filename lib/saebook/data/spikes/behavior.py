@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from saebook.data.spikes.recording import GroundTruth, Series
-from saebook.data.spikes.tables import members, read_table, scalar_text, text
+from saebook.data.spikes.tables import dataset_in, group_in, members, read_table, scalar_text, text
 
 GROUND_TRUTH = "ground_truth"
 MOST_COLUMNS = 16
@@ -57,20 +57,17 @@ def read_signals(file: h5py.File) -> Signals:
         An open NWB file.
     """
     signals = Signals()
-    tables = file.get("intervals")
-    if isinstance(tables, h5py.Group):
+    if (tables := group_in(file, "intervals")) is not None:
         for name, table in members(tables):
-            if _is_intervals(table):
+            if isinstance(table, h5py.Group) and _is_intervals(table):
                 _add_intervals(signals, name, table)
     seen: set[int] = set()
     left_out: list[str] = []
-    processing = file.get("processing")
-    if isinstance(processing, h5py.Group):
+    if (processing := group_in(file, "processing")) is not None:
         for name, module in members(processing):
             if isinstance(module, h5py.Group) and name != GROUND_TRUTH:
                 _walk(module, signals, seen, left_out, everything=True)
-    acquisition = file.get("acquisition")
-    if isinstance(acquisition, h5py.Group):
+    if (acquisition := group_in(file, "acquisition")) is not None:
         _walk(acquisition, signals, seen, left_out, everything=False)
     if left_out:
         named = "; ".join(left_out[:5]) + (f"; and {len(left_out) - 5} more" * (len(left_out) > 5))
@@ -89,11 +86,11 @@ def read_ground_truth(file: h5py.File, units: pd.DataFrame) -> tuple[GroundTruth
     units
         Table of every unit of the file; its columns `true_…` are the truth of single units.
     """
-    module = file.get(f"processing/{GROUND_TRUTH}")
-    if not isinstance(module, h5py.Group):
+    module = group_in(file, f"processing/{GROUND_TRUTH}")
+    if module is None:
         return None, []
-    features, mixing = module.get("features"), module.get("mixing")
-    if not isinstance(features, h5py.Group) or not isinstance(mixing, h5py.Group):
+    features, mixing = group_in(module, "features"), group_in(module, "mixing")
+    if features is None or mixing is None or not _is_series(features):
         return None, [f"processing/{GROUND_TRUTH} lacks features or mixing: no ground truth read"]
     series = read_series("features", features, most_columns=None)
     if isinstance(series, str):
@@ -103,7 +100,7 @@ def read_ground_truth(file: h5py.File, units: pd.DataFrame) -> tuple[GroundTruth
         frame = frame.set_index("unit")
     else:
         frame.index = units.index
-    truth = units[[name for name in units.columns if str(name).startswith("true_")]]
+    truth = units.filter(regex="^true_")
     return GroundTruth(features=series, mixing=frame, units=truth), notes
 
 
@@ -119,27 +116,24 @@ def read_series(name: str, group: h5py.Group, *, most_columns: int | None) -> Se
     most_columns
         Largest number of columns to read; None for any.
     """
-    data = group["data"]
-    if data.ndim not in (1, 2) or data.dtype.kind not in "biuf":
-        return f"shape {data.shape} of {data.dtype}"
-    n = data.shape[0]
-    if data.ndim == 2 and most_columns is not None and data.shape[1] > most_columns:
-        return f"{data.shape[1]} columns"
-    if data.size > MOST_VALUES:
-        return f"{data.size:,} values"
+    data = dataset_in(group, "data")
+    if data is None or data.ndim not in (1, 2) or data.dtype.kind not in "biuf":
+        return "no numbers" if data is None else f"shape {data.shape} of {data.dtype}"
+    n, n_columns = data.shape if data.ndim == 2 else (data.shape[0], 1)
+    if most_columns is not None and n_columns > most_columns:
+        return f"{n_columns} columns"
+    if n * n_columns > MOST_VALUES:
+        return f"{n * n_columns:,} values"
     timestamps = _timestamps(group, n)
     if isinstance(timestamps, str):
         return timestamps
-    values = data[:]
+    values = np.asarray(data[:]).reshape(n, n_columns)
     if values.dtype.kind != "f":
         values = values.astype(np.float64)
     factor, offset = (float(data.attrs.get(k, d)) for k, d in (("conversion", 1), ("offset", 0)))
     if (factor, offset) != (1.0, 0.0) and np.isfinite([factor, offset]).all():
         values = values.astype(np.float64) * factor + offset
-    values = (
-        values.reshape(n, -1) if n else values.reshape(0, data.shape[1] if data.ndim == 2 else 1)
-    )
-    columns = _column_names(name, group, values.shape[1])
+    columns = _column_names(name, group, n_columns)
     return Series(name, values, timestamps, text(data.attrs.get("unit")), columns)
 
 
@@ -147,10 +141,10 @@ def _walk(
     group: h5py.Group, signals: Signals, seen: set[int], left_out: list[str], *, everything: bool
 ) -> None:
     for name, member in members(group):
-        address = h5py.h5o.get_info(member.id).addr
-        if not isinstance(member, h5py.Group) or address in seen:
+        # Links can lead to one object under several names; low-level handles hash by object.
+        if not isinstance(member, h5py.Group) or hash(member.id) in seen:
             continue
-        seen.add(address)
+        seen.add(hash(member.id))
         path = (member.name or "").strip("/")
         kind = text(member.attrs.get("neurodata_type"))
         if _is_intervals(member):
@@ -172,7 +166,8 @@ def _walk(
 
 
 def _add_intervals(signals: Signals, name: str, table: h5py.Group) -> None:
-    frame, notes = read_table(table, len(table["start_time"]), join_text=True)
+    starts = dataset_in(table, "start_time")
+    frame, notes = read_table(table, (0 if starts is None else starts.size) or 0, join_text=True)
     signals.notes += notes
     if not {"start_time", "stop_time"} <= set(frame.columns):
         signals.notes.append(f"intervals {name} left out: start and stop times don't fit")
@@ -189,13 +184,13 @@ def _add_intervals(signals: Signals, name: str, table: h5py.Group) -> None:
 
 
 def _timestamps(group: h5py.Group, n: int) -> np.ndarray | str:
-    times = group.get("timestamps")
-    if isinstance(times, h5py.Dataset):
+    times = dataset_in(group, "timestamps")
+    if times is not None:
         if times.shape != (n,):
             return f"{n} samples and timestamps of shape {times.shape}"
         return times[:].astype(np.float64, copy=False)
-    start = group.get("starting_time")
-    if not isinstance(start, h5py.Dataset):
+    start = dataset_in(group, "starting_time")
+    if start is None:
         return "neither timestamps nor a starting time"
     rate = float(start.attrs.get("rate", np.nan))
     if not (np.isfinite(rate) and rate > 0):
@@ -239,13 +234,11 @@ def _free_name(name: str, path: str, taken: dict) -> str:
     return name if name not in taken else path
 
 
-def _is_intervals(member: h5py.Group | h5py.Dataset) -> bool:
-    return isinstance(member, h5py.Group) and all(
-        isinstance(member.get(name), h5py.Dataset) for name in ("start_time", "stop_time")
-    )
+def _is_intervals(group: h5py.Group) -> bool:
+    return all(dataset_in(group, name) is not None for name in ("start_time", "stop_time"))
 
 
-def _is_series(member: h5py.Group) -> bool:
-    return isinstance(member.get("data"), h5py.Dataset) and (
-        "timestamps" in member or "starting_time" in member
+def _is_series(group: h5py.Group) -> bool:
+    return dataset_in(group, "data") is not None and (
+        "timestamps" in group or "starting_time" in group
     )

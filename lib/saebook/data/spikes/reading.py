@@ -21,7 +21,15 @@ import pandas as pd
 from saebook.data.spikes.assembly import assemble
 from saebook.data.spikes.behavior import read_ground_truth, read_signals
 from saebook.data.spikes.recording import Interval, Recording
-from saebook.data.spikes.tables import electrode_properties, members, read_table, scalar_text, text
+from saebook.data.spikes.tables import (
+    dataset_in,
+    electrode_properties,
+    group_in,
+    members,
+    read_table,
+    scalar_text,
+    text,
+)
 from saebook.errors import RecordingError
 
 # Columns of arrays and pointers that have their own place.
@@ -94,8 +102,8 @@ def read_recording(
 def _read(file: h5py.File, path: Path) -> dict[str, Any]:
     """Return all that a file holds, as `assemble` takes it."""
     notes = _check_version(file, path)
-    table = file.get("units")
-    if not isinstance(table, h5py.Group):
+    table = group_in(file, "units")
+    if table is None:
         raise RecordingError(
             f"{path}: it has no units table (it holds {_content(file)}). "
             "Give a file with sorted units, or read a sorter's output with read_phy."
@@ -199,20 +207,20 @@ def _content(file: h5py.File) -> str:
         if isinstance(member, h5py.Dataset):
             words.append(name)
         elif len(member) and name != "specifications":
-            inside = list(member)
+            inside = [inner for inner, _ in members(member)]
             words.append(f"{name}: {', '.join(inside[:3])}{', …' if len(inside) > 3 else ''}")
     return "; ".join(words[:6]) or "nothing"
 
 
 def _read_trains(table: h5py.Group, path: Path) -> tuple[list[np.ndarray], list[str]]:
-    times, index = table.get("spike_times"), table.get("spike_times_index")
-    if not isinstance(times, h5py.Dataset):
-        columns = [name for name in table if not name.endswith("_index")]
+    times, index = dataset_in(table, "spike_times"), dataset_in(table, "spike_times_index")
+    if times is None:
+        columns = [name for name, _ in members(table) if not name.endswith("_index")]
         raise RecordingError(
             f"{path}: its units have no spike_times (columns: {', '.join(columns) or 'none'}). "
             "Write the spike times into the file, or pass them to Recording.from_spike_times."
         )
-    if not isinstance(index, h5py.Dataset):
+    if index is None:
         raise RecordingError(
             f"{path}: units/spike_times has no spike_times_index, so nobody knows which of its "
             f"{times.size:,} values belongs to which unit. Write the file again with pynwb."
@@ -237,8 +245,8 @@ def _read_trains(table: h5py.Group, path: Path) -> tuple[list[np.ndarray], list[
             f"{path}: units/spike_times_index points to {bounds[-1]:,}, past the end of the "
             f"{len(times):,} spike times (from row {row}). The file lacks spikes: write it again."
         )
-    ids = table.get("id")
-    if isinstance(ids, h5py.Dataset) and ids.ndim == 1 and len(ids) != len(index):
+    ids = dataset_in(table, "id")
+    if ids is not None and ids.ndim == 1 and len(ids) != len(index):
         raise RecordingError(
             f"{path}: {len(ids)} units, but units/spike_times_index has {len(index)} rows. "
             "Write the file again."
@@ -269,7 +277,7 @@ def _read_units(table: h5py.Group, n_units: int) -> tuple[pd.DataFrame, list[str
             units[name] = values
     units["file_row"] = np.arange(n_units)
     for name in units.select_dtypes("floating"):
-        missing = int(units[name].isna().sum())
+        missing = np.count_nonzero(np.isnan(units[name].to_numpy()))
         if missing:
             notes.append(f"units column {name}: {missing} of {n_units} values are NaN")
     return units, notes
@@ -279,10 +287,8 @@ def _observed(
     table: h5py.Group, trains: list[np.ndarray]
 ) -> tuple[Interval | None, pd.DataFrame | None, list[str]]:
     """Return the span of the units' obs_intervals, their union where it has gaps, and notes."""
-    limits, index = table.get("obs_intervals"), table.get("obs_intervals_index")
-    if not isinstance(limits, h5py.Dataset) or not isinstance(index, h5py.Dataset):
-        return None, None, []
-    if not limits.size:
+    limits, index = dataset_in(table, "obs_intervals"), dataset_in(table, "obs_intervals_index")
+    if limits is None or index is None or not limits.size:
         return None, None, []
     values = limits[:].astype(np.float64)
     bounds = np.concatenate([[0], index[:].astype(np.int64)])

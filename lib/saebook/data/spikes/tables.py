@@ -24,17 +24,29 @@ def text(value: object) -> str:
     return str(value)
 
 
+def dataset_in(group: h5py.Group, name: str) -> h5py.Dataset | None:
+    """Return the dataset `name` of a group, or None: no such name, a group, a broken link."""
+    member = group.get(name)
+    return member if isinstance(member, h5py.Dataset) else None
+
+
+def group_in(group: h5py.Group, name: str) -> h5py.Group | None:
+    """Return the group `name` inside a group, or None: no such name, a dataset, a broken link."""
+    member = group.get(name)
+    return member if isinstance(member, h5py.Group) else None
+
+
 def scalar_text(group: h5py.Group, name: str) -> str:
     """Return the text dataset `name` of a group, or "" where there is none."""
-    dataset = group.get(name)
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape not in ((), (1,)):
+    dataset = dataset_in(group, name)
+    if dataset is None or dataset.shape not in ((), (1,)):
         return ""
     return text(np.ravel(np.asarray(dataset[()], dtype=object))[0])
 
 
 def members(group: h5py.Group) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
     """Yield (name, object) of a group, leaving out links that lead nowhere."""
-    for name in group:
+    for name in map(str, group):
         member = group.get(name)
         if isinstance(member, h5py.Group | h5py.Dataset):
             yield name, member
@@ -64,16 +76,17 @@ def read_column(dataset: h5py.Dataset) -> np.ndarray | None:
     if dataset.ndim != 1 or dataset.dtype.names is not None:
         return None
     if h5py.check_string_dtype(dataset.dtype) is not None:
-        return dataset.asstr(errors="replace")[:].astype(object)
+        return np.asarray(dataset.asstr(errors="replace")[:], dtype=object)
     if h5py.check_ref_dtype(dataset.dtype) is h5py.Reference:
         return np.array([_target_name(dataset, ref) for ref in dataset[:]], dtype=object)
     if dataset.dtype.kind not in "biuf":
         return None
     values = dataset[:]
     elements = dataset.attrs.get("elements")
-    if isinstance(elements, h5py.Reference) and dataset.dtype.kind in "iu":
+    target = dataset.file[elements] if isinstance(elements, h5py.Reference) else None
+    if isinstance(target, h5py.Dataset) and dataset.dtype.kind in "iu":
         # An enumeration stores indices into a second dataset that holds the words.
-        words = read_column(dataset.file[elements])
+        words = read_column(target)
         if words is not None and (
             not len(values) or 0 <= values.min() <= values.max() < len(words)
         ):
@@ -111,9 +124,11 @@ def read_table(
     for name in column_names(table):
         if name in skip:
             continue
-        dataset = table[name]
-        index = table.get(f"{name}_index")
-        if isinstance(index, h5py.Dataset):
+        dataset = dataset_in(table, name)
+        if dataset is None:
+            continue
+        index = dataset_in(table, f"{name}_index")
+        if index is not None:
             if not join_text or h5py.check_string_dtype(dataset.dtype) is None:
                 continue
             parts = ragged(dataset, index)
@@ -158,13 +173,13 @@ def electrode_properties(units: h5py.Group, n_units: int) -> dict[str, np.ndarra
     n_units
         Number of units.
     """
-    regions = units.get("electrodes")
-    if not isinstance(regions, h5py.Dataset):
+    regions = dataset_in(units, "electrodes")
+    if regions is None:
         return _group_locations(units, n_units)
-    index = units.get("electrodes_index")
+    index = dataset_in(units, "electrodes_index")
     rows = (
         ragged(regions, index)
-        if isinstance(index, h5py.Dataset)
+        if index is not None
         else ([np.atleast_1d(row) for row in regions[:]] if regions.ndim == 1 else None)
     )
     reference = regions.attrs.get("table")
@@ -177,8 +192,8 @@ def electrode_properties(units: h5py.Group, n_units: int) -> dict[str, np.ndarra
         return {}
     found = {}
     for column, name in (("location", "location"), ("group_name", "electrode_group")):
-        dataset = electrodes.get(column)
-        values = read_column(dataset) if isinstance(dataset, h5py.Dataset) else None
+        dataset = dataset_in(electrodes, column)
+        values = None if dataset is None else read_column(dataset)
         if values is None or any(
             len(r) and not 0 <= r.min() <= r.max() < len(values) for r in rows
         ):
@@ -190,9 +205,9 @@ def electrode_properties(units: h5py.Group, n_units: int) -> dict[str, np.ndarra
 
 
 def _group_locations(units: h5py.Group, n_units: int) -> dict[str, np.ndarray]:
-    groups = units.get("electrode_group")
+    groups = dataset_in(units, "electrode_group")
     if (
-        not isinstance(groups, h5py.Dataset)
+        groups is None
         or groups.shape != (n_units,)
         or h5py.check_ref_dtype(groups.dtype) is not h5py.Reference
     ):
@@ -209,8 +224,8 @@ def _target_name(dataset: h5py.Dataset, reference: h5py.Reference) -> str:
 
 
 def _row_ids(table: h5py.Group, n_rows: int) -> tuple[np.ndarray, str]:
-    dataset = table.get("id")
-    if not isinstance(dataset, h5py.Dataset):
+    dataset = dataset_in(table, "id")
+    if dataset is None:
         return np.arange(n_rows), ""
     ids = read_column(dataset)
     if ids is None or len(ids) != n_rows:
