@@ -1,0 +1,45 @@
+"""Judging SAEs: score cards, the controls they stand against, recovery of planted truth."""
+
+from saebook.evaluation.controls import (
+    PCAControl,
+    ShuffleControl,
+    control_table,
+    pca_control,
+    raw_unit_control,
+    shuffle_control,
+    shuffle_units,
+)
+from saebook.evaluation.random_dictionary import (
+    RandomDictionary,
+    RandomDictionaryControl,
+    random_dictionary_control,
+)
+from saebook.evaluation.recovery import (
+    ActivityRecovery,
+    Recovery,
+    decoder_directions,
+    recover_activity,
+    recover_features,
+)
+from saebook.evaluation.scorecard import evaluate
+from saebook.metrics import ScoreCard
+
+__all__ = [
+    "ActivityRecovery",
+    "PCAControl",
+    "RandomDictionary",
+    "RandomDictionaryControl",
+    "Recovery",
+    "ScoreCard",
+    "ShuffleControl",
+    "control_table",
+    "decoder_directions",
+    "evaluate",
+    "pca_control",
+    "random_dictionary_control",
+    "raw_unit_control",
+    "recover_activity",
+    "recover_features",
+    "shuffle_control",
+    "shuffle_units",
+]
