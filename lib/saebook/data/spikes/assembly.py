@@ -57,33 +57,34 @@ def assemble(
     RecordingError
         No usable unit, times evidently not in seconds, or a faulty unit with `strict`.
     """
+    where = session if source == "arrays" else source
     if not trains:
         raise RecordingError(
-            f"{source}: it has no units (its table of units is empty). "
+            f"{where}: it has no units (its table of units is empty). "
             "Give a recording with sorted spike trains."
         )
     end = None if interval is None else interval.stop
     checks = [check_train(times, end) for times in trains]
     # Units before ends: times in samples would otherwise be blamed on the recording's end.
     ordered = [times for times, check in zip(trains, checks, strict=True) if check.ordered]
-    notes = [*notes, *_check_unit_of_time(ordered, source, times_in_seconds)]
+    notes = [*notes, *_check_unit_of_time(ordered, where, times_in_seconds)]
     faulty = [i for i, check in enumerate(checks) if check.fault is not None]
     faults = pd.DataFrame(
         {
             "file_row": units["file_row"].to_numpy()[faulty],
-            "reason": [checks[i].fault for i in faulty],
+            "reason": pd.array([checks[i].fault for i in faulty], dtype="str"),
         },
         index=units.index[faulty],
     )
     if faulty:
-        _report_faults(faults, len(trains), source, strict)
+        _report_faults(faults, len(trains), where, strict)
     usable = np.array([check.fault is None for check in checks])
     kept = [times for times, check in zip(trains, checks, strict=True) if check.fault is None]
     table = units.loc[usable].copy()
     checks = [check for check in checks if check.fault is None]
     if any(check.n_duplicates for check in checks):
         table["n_duplicate_spikes"] = [check.n_duplicates for check in checks]
-        notes.append(_report_duplicates(table["n_duplicate_spikes"], kept, source, drop_repeats))
+        notes.append(_report_duplicates(table["n_duplicate_spikes"], kept, where, drop_repeats))
         if drop_repeats:
             kept = [drop_duplicates(times) for times in kept]
     negative = {u: c.n_negative for u, c in zip(table.index, checks, strict=True) if c.n_negative}
@@ -149,11 +150,11 @@ def observed_span(
 
 
 def _check_unit_of_time(
-    trains: list[np.ndarray], source: str, times_in_seconds: bool | None
+    trains: list[np.ndarray], where: str, times_in_seconds: bool | None
 ) -> list[str]:
     if times_in_seconds is False:
         raise RecordingError(
-            f"{source}: times_in_seconds=False, but everything here works in seconds. "
+            f"{where}: times_in_seconds=False, but everything here works in seconds. "
             "Convert the spike times first, for example samples / sampling rate."
         )
     evidence = not_in_seconds(trains)
@@ -162,33 +163,33 @@ def _check_unit_of_time(
     if times_in_seconds:
         return [f"spike times taken as seconds on request, although {evidence}"]
     raise RecordingError(
-        f"{source}: the spike times are evidently not in seconds: {evidence}. "
+        f"{where}: the spike times are evidently not in seconds: {evidence}. "
         "Convert them to seconds (samples / sampling rate), or pass times_in_seconds=True "
         "if they are."
     )
 
 
-def _report_faults(faults: pd.DataFrame, n_units: int, source: str, strict: bool) -> None:
+def _report_faults(faults: pd.DataFrame, n_units: int, where: str, strict: bool) -> None:
     reasons = _named(f"unit {unit}: {row.reason}" for unit, row in faults.iterrows())
     if strict:
         raise RecordingError(
-            f"{source}: {len(faults)} of {n_units} units are faulty ({reasons}). "
+            f"{where}: {len(faults)} of {n_units} units are faulty ({reasons}). "
             "Repair the file, or read it with strict=False to set these units aside."
         )
     if len(faults) == n_units:
         raise RecordingError(
-            f"{source}: none of its {n_units} units can be used ({reasons}). "
+            f"{where}: none of its {n_units} units can be used ({reasons}). "
             "Repair the spike trains in the file."
         )
     warnings.warn(
-        f"{source}: {len(faults)} of {n_units} units set aside ({reasons})",
+        f"{where}: {len(faults)} of {n_units} units set aside ({reasons})",
         RecordingWarning,
         stacklevel=4,
     )
 
 
 def _report_duplicates(
-    duplicates: pd.Series, trains: list[np.ndarray], source: str, dropped: bool
+    duplicates: pd.Series, trains: list[np.ndarray], where: str, dropped: bool
 ) -> str:
     units = duplicates[duplicates > 0]
     named = _named(
@@ -201,7 +202,7 @@ def _report_duplicates(
         f"{'dropped' if dropped else 'kept'} ({named})"
     )
     remedy = "" if dropped else "; drop_duplicates=True drops them"
-    warnings.warn(f"{source}: {note}{remedy}", RecordingWarning, stacklevel=4)
+    warnings.warn(f"{where}: {note}{remedy}", RecordingWarning, stacklevel=4)
     return note
 
 

@@ -185,8 +185,9 @@ def _cluster_columns(folder: Path, notes: list[str]) -> dict[str, pd.Series]:
     columns: dict[str, pd.Series] = {}
     for path in paths:
         try:
-            # Phy separates by tabs in its .csv files too.
-            table = pd.read_csv(path, sep=None, engine="python")
+            # Phy separates by tabs, in old versions also in files that end in .csv.
+            header = path.read_text(encoding="utf-8").partition("\n")[0]
+            table = pd.read_csv(path, sep="\t" if "\t" in header else ",")
         except (ValueError, OSError) as error:
             notes.append(f"{path.name} left out: {error}")
             continue
@@ -195,8 +196,7 @@ def _cluster_columns(folder: Path, notes: list[str]) -> dict[str, pd.Series]:
             notes.append(f"{path.name} left out: no column of distinct cluster ids")
             continue
         table = table.set_index(key)
-        for name in table:
-            columns[str(name)] = table[name]
+        columns.update({str(name): values for name, values in table.items()})
     return columns
 
 

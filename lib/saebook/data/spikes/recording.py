@@ -318,7 +318,7 @@ class Recording:
 
 def _no_faults() -> pd.DataFrame:
     return pd.DataFrame(
-        {"file_row": np.empty(0, np.int64), "reason": np.empty(0, object)},
+        {"file_row": np.empty(0, np.int64), "reason": pd.array([], dtype="str")},
         index=pd.Index([], name="unit"),
     )
 

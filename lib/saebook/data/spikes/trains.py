@@ -7,6 +7,7 @@ each train is looked at once, before anything else sees it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ FASTEST_MEDIAN_RATE_HZ = 1_000.0
 ENOUGH_SPIKES = 100
 # The shortest of hundreds of pooled intervals between spikes is a few ms in any brain.
 LONGEST_SHORTEST_INTERVAL_S = 0.2
-COMMON_SAMPLING_RATES_HZ = (20_000, 24_000, 24_414.0625, 25_000, 30_000, 32_000, 40_000)
+USUAL_UNITS = ((1e3, "milliseconds"), (30e3, "samples at 30,000 Hz"), (1e6, "microseconds"))
+USUAL_RATE_HZ = 3.0
 
 
 @dataclass(frozen=True)
@@ -178,12 +180,6 @@ def _shortest_intervals(trains: Sequence[np.ndarray]) -> float | None:
 
 
 def _as_samples(span: float, rate: float) -> str:
-    plausible = [hz for hz in COMMON_SAMPLING_RATES_HZ if 0.1 <= rate * hz <= 50]
-    if 0.1 <= rate * 1000 <= 50:
-        return f"; as milliseconds: {span / 1000:,.6g} s at {rate * 1000:.3g} Hz"
-    if plausible:
-        hz = 30_000 if 30_000 in plausible else plausible[0]
-        return f"; as samples at {hz:,} Hz: {span / hz:,.6g} s at {rate * hz:.3g} Hz"
-    if 0.1 <= rate * 1e6 <= 50:
-        return f"; as microseconds: {span / 1e6:,.6g} s at {rate * 1e6:.3g} Hz"
-    return ""
+    """Name the unit under which the median rate comes nearest to a usual one."""
+    factor, name = min(USUAL_UNITS, key=lambda unit: abs(math.log(rate * unit[0] / USUAL_RATE_HZ)))
+    return f"; as {name}: {span / factor:,.6g} s at {rate * factor:.3g} Hz"
