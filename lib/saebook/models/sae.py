@@ -69,7 +69,7 @@ class SAE(nn.Module):
             self.register_buffer(name, value)
 
     @property
-    def W_enc(self) -> Tensor:  # noqa: N802 - the field's spelling
+    def W_enc(self) -> Tensor:
         """Encoder weights [d_in, d_sae], a view."""
         return self.encoder_rows.T
 

@@ -33,9 +33,13 @@ class Architecture:
         """Latents [..., d_sae] from pre-activations [..., d_sae]."""
         raise TypeError(f"{type(self).__name__} doesn't say how it selects latents")
 
-    def observe(self, sae: SAE, latents: Tensor) -> None:
-        """Update the SAE's buffers after a training step; most rules have none."""
-        del sae, latents
+    def observe(self, sae: SAE, smallest_active: Tensor) -> None:
+        """Update the SAE's buffers after a training step; most rules have none.
+
+        ``smallest_active`` is the batch's smallest active latent, 0-d, infinite when no
+        latent was active.
+        """
+        del sae, smallest_active
 
     def finish(self, sae: SAE, x: Tensor) -> None:
         """Settle the SAE's buffers on training rows ``x`` [n, d_in] once training ends."""

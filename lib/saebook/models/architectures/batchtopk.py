@@ -44,12 +44,11 @@ class BatchTopK(Architecture):
         values, indices = flat.topk(n_active, sorted=False)
         return torch.zeros_like(flat).scatter(0, indices, values).view_as(positive)
 
-    def observe(self, sae: SAE, latents: Tensor) -> None:
+    def observe(self, sae: SAE, smallest_active: Tensor) -> None:
         """Follow the smallest active latent with an exponential moving average."""
-        smallest = latents.masked_fill(latents <= 0, float("inf")).min()
-        moved = torch.lerp(smallest, sae.threshold, THRESHOLD_DECAY)
-        moved = torch.where(sae.threshold < 0, smallest, moved)
-        sae.threshold.copy_(torch.where(smallest.isfinite(), moved, sae.threshold))
+        moved = torch.lerp(smallest_active, sae.threshold, THRESHOLD_DECAY)
+        moved = torch.where(sae.threshold < 0, smallest_active, moved)
+        sae.threshold.copy_(torch.where(smallest_active.isfinite(), moved, sae.threshold))
 
     def finish(self, sae: SAE, x: Tensor) -> None:
         """Set the threshold at which training rows have k active latents on average."""

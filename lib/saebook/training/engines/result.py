@@ -1,0 +1,32 @@
+"""What an engine hands back to the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Terms and firing of one batch; the gradients lie in the parameters' ``grad``.
+
+    Attributes
+    ----------
+    losses
+        Every term and ``total``, detached 0-d tensors.
+    fired
+        Booleans [d_sae]: active in at least one example.
+    smallest_active
+        0-d: the smallest active latent; infinite when none is active.
+    l0
+        0-d: active latents per example.
+    squared_error
+        0-d: mean summed squared error, in scaled units.
+    """
+
+    losses: dict[str, Tensor]
+    fired: Tensor
+    smallest_active: Tensor
+    l0: Tensor
+    squared_error: Tensor

@@ -1,0 +1,276 @@
+"""Train one SAE from start to finish, with progress, checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from saebook.data.store import BatchStream, ExampleStore
+from saebook.errors import CheckpointError, DataError, TrainingError
+from saebook.models import SAE, SAEConfig
+from saebook.training.config import TrainConfig
+from saebook.training.findings import find
+from saebook.training.run import Run, load_run, read_record, save_run, score
+from saebook.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHECKPOINT = "checkpoint.pt"
+DEFAULT_EXAMPLES = 1_000_000
+FIT_ROWS = 100_000
+SCORE_ROWS = 8192
+
+Probe = Callable[[Trainer], dict[str, float]]
+
+
+def fit(
+    config: SAEConfig,
+    data: Tensor | np.ndarray | ExampleStore,
+    train: TrainConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    validation: Tensor | np.ndarray | None = None,
+    probe: Probe | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train an SAE.
+
+    Parameters
+    ----------
+    config
+        The model.
+    data
+        Training examples [n, d_in] (a tensor or array), or an ``ExampleStore``, whose
+        training split is used.
+    train
+        Settings of the run; their defaults work on short runs.
+    out
+        Folder for checkpoints and the finished run. An interrupted run goes on from its last
+        checkpoint, with the same numbers as if it had never stopped; a finished one is read
+        back instead of trained again.
+    seed
+        Of the initial weights and of the order of the batches.
+    validation
+        Held-out examples [n, d_in] for the card. A store's validation split is used by
+        itself; without either, the card is of the training examples, and says so.
+    probe
+        Called with the trainer at every log; what it returns becomes columns of the history.
+    progress
+        Show a progress bar with FVU, L0 and the share of dead latents.
+
+    Returns
+    -------
+    Run
+        The SAE in eval mode, its card, history and findings.
+
+    Raises
+    ------
+    DataError
+        The examples have the wrong width, hold NaN, or can't be scaled.
+    CheckpointError
+        ``out`` belongs to a run with other settings or data.
+    TrainingError
+        A loss became NaN or infinite; the last checkpoint is kept.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.rand(512, 8, generator=torch.Generator().manual_seed(0))
+    >>> run = fit(SAEConfig(d_in=8, d_sae=16, k=2), x, TrainConfig(n_steps=50), progress=False)
+    >>> run.card["split"], len(run.history)
+    ('train', 50)
+    """
+    train = train or TrainConfig()
+    rows, held_out = _examples(data, validation, config)
+    stream = BatchStream(rows, min(train.batch_size, len(rows)), seed=seed)
+    n_steps = _n_steps(train, len(rows), stream.batch_size)
+    path = Path(out) if out is not None else None
+    settings = {
+        "sae": config.to_dict(),
+        "train": train.to_dict() | {"n_steps": n_steps},
+        "seed": seed,
+        "data": _fingerprint(rows),
+    }
+    if path is not None and _already_finished(path, settings):
+        return load_run(path)
+
+    sae = SAE(config, seed=seed)
+    # Evenly spaced rows: a recording drifts, so its first rows alone would not do.
+    sae.fit_inputs(rows[:: -(-len(rows) // FIT_ROWS)].to(torch.float32))
+    trainer = Trainer(sae, train, n_steps)
+    history = _resume(path, settings, trainer, stream) if path is not None else []
+    _train(trainer, stream, history, path, settings, probe, progress)
+
+    sae.config.selection.finish(sae, rows.to(trainer.device, torch.float32))
+    sae.eval()
+    split, judged = held_out
+    card = score(
+        sae, (r.to(trainer.device, torch.float32) for r in judged.split(SCORE_ROWS)), split
+    )
+    mean_active = float((rows != 0).sum(dim=1).double().mean())
+    findings = tuple(find(config, card, mean_active))
+    run = Run(sae, card, pd.DataFrame(history), findings, path)
+    if path is not None:
+        save_run(run, path, settings)
+        (path / CHECKPOINT).unlink(missing_ok=True)
+    return run
+
+
+def _examples(data: Any, validation: Any, config: SAEConfig) -> tuple[Tensor, tuple[str, Tensor]]:
+    if isinstance(data, ExampleStore):
+        if validation is not None:
+            raise DataError("a store brings its own validation split; leave `validation` out")
+        rows = data.tensor(split="train")
+        validation = data.tensor(split="validation")
+    else:
+        rows = torch.as_tensor(data)
+        validation = torch.as_tensor(validation) if validation is not None else None
+    for name, x in (("training", rows), ("validation", validation)):
+        if x is not None and (x.ndim != 2 or x.shape[1] != config.d_in):
+            raise DataError(
+                f"{name} examples of shape {tuple(x.shape)}: an SAE with d_in = {config.d_in} "
+                f"needs [n, {config.d_in}]"
+            )
+        if x is not None and x.is_floating_point() and not x.isfinite().all():
+            bad = int((~x.isfinite()).any(dim=1).sum())
+            raise DataError(f"{bad} of {len(x)} {name} examples hold NaN or infinity")
+    if len(rows) == 0:
+        raise DataError("no training examples: the training split is empty")
+    if validation is not None and len(validation):
+        return rows, ("validation", validation)
+    return rows, ("train", rows)
+
+
+def _n_steps(train: TrainConfig, n_examples: int, batch_size: int) -> int:
+    if train.n_steps is not None:
+        return train.n_steps
+    wanted = DEFAULT_EXAMPLES if train.n_epochs is None else train.n_epochs * n_examples
+    return max(1, round(wanted / batch_size))
+
+
+def _fingerprint(rows: Tensor) -> dict[str, Any]:
+    sample = rows[:: max(1, len(rows) // 1000)].to(torch.float32).contiguous().cpu()
+    digest = hashlib.sha256(sample.numpy().tobytes()).hexdigest()
+    return {"shape": list(rows.shape), "sha256_of_sample": digest}
+
+
+def _already_finished(path: Path, settings: dict[str, Any]) -> bool:
+    record = read_record(path)
+    if record is None:
+        return False
+    _refuse_other_settings(path, record["settings"], settings)
+    return True
+
+
+def _refuse_other_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    different = [
+        f"{part}: {found.get(part)!r} there, {wanted[part]!r} here"
+        if not isinstance(wanted[part], dict)
+        else ", ".join(
+            f"{part}.{name} = {found.get(part, {}).get(name)!r} there, {value!r} here"
+            for name, value in wanted[part].items()
+            if found.get(part, {}).get(name) != value
+        )
+        for part in wanted
+        if found.get(part) != wanted[part]
+    ]
+    if different:
+        raise CheckpointError(
+            f"{path} holds a run with other settings ({'; '.join(different)}): "
+            "choose another folder, or remove that one"
+        )
+
+
+def _resume(
+    path: Path, settings: dict[str, Any], trainer: Trainer, stream: BatchStream
+) -> list[dict[str, float]]:
+    file = path / CHECKPOINT
+    if not file.is_file():
+        return []
+    try:
+        state = torch.load(file, map_location=trainer.device, weights_only=True)
+    except Exception as error:  # torch raises whatever its zip or unpickler ran into
+        raise CheckpointError(f"{file}: damaged ({error}); remove it to start again") from error
+    _refuse_other_settings(path, state["settings"], settings)
+    trainer.load_state_dict(state["trainer"])
+    stream.load_state_dict(state["stream"])
+    return state["history"]
+
+
+def _save_checkpoint(
+    path: Path,
+    settings: dict[str, Any],
+    trainer: Trainer,
+    stream: BatchStream,
+    history: list[dict[str, float]],
+) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    partial = path / f"{CHECKPOINT}.partial-{os.getpid()}"
+    state = {
+        "settings": settings,
+        "trainer": trainer.state_dict(),
+        "stream": stream.state_dict(),
+        "history": history,
+    }
+    torch.save(state, partial)
+    partial.replace(path / CHECKPOINT)
+
+
+def _train(
+    trainer: Trainer,
+    stream: BatchStream,
+    history: list[dict[str, float]],
+    path: Path | None,
+    settings: dict[str, Any],
+    probe: Probe | None,
+    progress: bool,
+) -> None:
+    train, n_steps = trainer.config, trainer.n_steps
+    log_every = max(1, n_steps // train.n_logs)
+    checkpoint_every = (
+        max(1, n_steps // train.n_checkpoints) if train.n_checkpoints else n_steps + 1
+    )
+    with tqdm(total=n_steps, initial=trainer.step_number, disable=not progress, unit="step") as bar:
+        while trainer.step_number < n_steps:
+            learning_rate = trainer.learning_rate()
+            losses = trainer.step(next(stream))
+            step = trainer.step_number
+            if step % log_every == 0 or step == n_steps:
+                row = _read_back(losses)
+                _stop_if_not_finite(row, step, path)
+                with torch.no_grad():
+                    extra = probe(trainer) if probe is not None else {}
+                counted = {"step": step, "examples": step * stream.batch_size}
+                history.append(counted | {"learning_rate": learning_rate} | row | extra)
+                shown = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0%}"
+                bar.set_postfix_str(shown, refresh=False)
+            bar.update()
+            if path is not None and step % checkpoint_every == 0 and step < n_steps:
+                _save_checkpoint(path, settings, trainer, stream, history)
+
+
+def _read_back(losses: dict[str, Tensor]) -> dict[str, float]:
+    values = torch.stack([value.to(torch.float64) for value in losses.values()]).tolist()
+    return dict(zip(losses, values, strict=True))
+
+
+def _stop_if_not_finite(row: dict[str, float], step: int, path: Path | None) -> None:
+    # FVU is left out: inputs without variance have none, and train all the same.
+    bad = {name: v for name, v in row.items() if name != "fvu" and not abs(v) < float("inf")}
+    if bad:
+        kept = path is not None and (path / CHECKPOINT).is_file()
+        raise TrainingError(
+            f"step {step}: {', '.join(f'{n} = {v}' for n, v in bad.items())}. The run was stopped"
+            + (f"; its last checkpoint is in {path}" if kept else "")
+            + ". Lower the learning rate, and look for extreme values in the data"
+        )

@@ -1,0 +1,217 @@
+"""The training step: everything that changes while an SAE learns lives here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saebook.errors import CheckpointError, ConfigError, TrainingError
+from saebook.models import SAE
+from saebook.training.config import TrainConfig
+from saebook.training.engines import ENGINES, StepResult
+from saebook.training.optimisers import OPTIMIZERS
+from saebook.training.schedules import SCHEDULES, ramp
+
+LARGEST_DEAD_WINDOW = 0.1  # of the run: a longer one would never be reached in time to help
+
+
+class Trainer:
+    """Holds the state of training and takes one step at a time.
+
+    The model computes; the trainer owns coefficients, learning rate, dead-latent counters
+    and optimiser, forms ``total = Σ cᵢ · termᵢ``, and keeps decoder rows at unit norm where
+    the configuration says so.
+
+    Parameters
+    ----------
+    sae
+        The model; it is moved to the device and put in training mode.
+    config
+        Settings of the run.
+    n_steps
+        Length of the run; schedules are fractions of it. Default: ``config.n_steps``.
+
+    Attributes
+    ----------
+    step_number : int
+        Steps taken so far.
+    silent_examples : Tensor [d_sae]
+        Examples seen since each latent last fired.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from saebook.models import SAEConfig
+    >>> sae = SAE(SAEConfig(d_in=8, d_sae=32, k=4))
+    >>> trainer = Trainer(sae, TrainConfig(n_steps=20, device="cpu"))
+    >>> x = torch.rand(64, 8, generator=torch.Generator().manual_seed(0))
+    >>> history = [trainer.step(x) for _ in range(20)]
+    >>> bool(history[-1]["mse"] < history[0]["mse"])
+    True
+    """
+
+    def __init__(self, sae: SAE, config: TrainConfig, n_steps: int | None = None):
+        n_steps = config.n_steps if n_steps is None else n_steps
+        if n_steps is None or n_steps < 1:
+            raise ConfigError(f"n_steps = {n_steps}: a trainer needs the length of its run, ≥ 1")
+        self.device = resolve_device(config.device)
+        self.sae = sae.to(self.device).train()
+        self.config = config
+        self.n_steps = n_steps
+        self.step_number = 0
+        self._engine = ENGINES["dense"]
+        self._inputs_fitted = int(sae.scaling.n_rows) > 0
+        self.optimizer = OPTIMIZERS[config.optimizer](self.sae.parameters(), config)
+        self.silent_examples = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=self.device)
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the run that has passed."""
+        return self.step_number / self.n_steps
+
+    def learning_rate(self) -> float:
+        """Learning rate of the coming step: the schedule at the step's middle."""
+        fraction = (self.step_number + 0.5) / self.n_steps
+        return self.config.learning_rate * SCHEDULES[self.config.schedule](fraction, self.config)
+
+    def coefficients(self) -> dict[str, float]:
+        """Weight of every term of the objective at the coming step."""
+        sae_config, objective = self.sae.config, self.sae.config.objective
+        sparsity = (sae_config.sparsity_coefficient or 0.0) * ramp(
+            self.fraction, self.config.sparsity_ramp_fraction
+        )
+        return (
+            {objective.reconstruction: 1.0}
+            | dict.fromkeys(objective.sparsity, sparsity)
+            | dict.fromkeys(objective.auxiliary, sae_config.aux_coefficient or 0.0)
+        )
+
+    def dead_after_examples(self, batch_size: int) -> int:
+        """Silent examples after which a latent counts as dead.
+
+        As long as a latent of average density takes to fire ``dead_after_firings`` times,
+        but at least ten batches and at most a tenth of the run.
+        """
+        sae_config = self.sae.config
+        average_density = (sae_config.k or 1) / sae_config.d_sae
+        wanted = self.config.dead_after_firings / average_density
+        longest = LARGEST_DEAD_WINDOW * self.n_steps * batch_size
+        return int(min(max(wanted, 10 * batch_size), max(longest, batch_size)))
+
+    def dead(self, batch_size: int) -> Tensor:
+        """Which latents are dead, booleans [d_sae]."""
+        return self.silent_examples >= self.dead_after_examples(batch_size)
+
+    def step(self, batch: Tensor) -> dict[str, Tensor]:
+        """Take one full training step.
+
+        Parameters
+        ----------
+        batch
+            Examples [batch, d_in] in the caller's units, or a ``Batch`` holding them as
+            ``x``. The first one also fits the input scaling when nothing has before.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Detached 0-d tensors: every term, ``total``, ``l0``, ``fvu`` (of this batch,
+            against the variance of the training inputs), ``dead`` (share of latents) and
+            ``grad_norm``. Reading them as floats waits for the device; this method never
+            does.
+        """
+        x = getattr(batch, "x", batch).to(self.device, non_blocking=True)
+        if not self._inputs_fitted:
+            self.sae.fit_inputs(x)
+            self._inputs_fitted = True
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        result = self._engine(self.sae, x, self.coefficients(), self.dead(len(x)))
+
+        unit_norm = self.sae.config.decoder_norm == "unit"
+        if unit_norm:
+            self._project_decoder_gradient()
+        grad_norm = self._clip()
+        self.optimizer.step()
+        if unit_norm:
+            self._normalise_decoder()
+        return self._finish_step(result, len(x)) | {"grad_norm": grad_norm.detach()}
+
+    def _clip(self) -> Tensor:
+        parameters = list(self.sae.parameters())
+        limit = self.config.clip_norm if self.config.clip_norm is not None else float("inf")
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    @torch.no_grad()
+    def _project_decoder_gradient(self) -> None:
+        """Drop the part of each row's gradient that would only change its norm."""
+        gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
+        assert gradient is not None
+        gradient.sub_((gradient * rows).sum(dim=1, keepdim=True) * rows)
+
+    @torch.no_grad()
+    def _normalise_decoder(self) -> None:
+        self.sae.W_dec.div_(self.sae.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def _finish_step(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
+        self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
+        self.sae.config.selection.observe(self.sae, result.smallest_active)
+        self.step_number += 1
+        return result.losses | {
+            "l0": result.l0,
+            "fvu": result.squared_error / self.sae.scaling.total_variance,
+            "dead": self.dead(n_examples).float().mean(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on exactly where this trainer stands."""
+        return {
+            "step_number": self.step_number,
+            "n_steps": self.n_steps,
+            "sae": self.sae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "silent_examples": self.silent_examples,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of another trainer of the same model and run."""
+        if state["n_steps"] != self.n_steps:
+            raise CheckpointError(
+                f"the checkpoint belongs to a run of {state['n_steps']} steps, this one has "
+                f"{self.n_steps}: its schedules would not go on where they stopped"
+            )
+        self.sae.load_state_dict(state["sae"])
+        self._inputs_fitted = int(self.sae.scaling.n_rows) > 0
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.silent_examples.copy_(state["silent_examples"])
+        self.step_number = state["step_number"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``"auto"`` or a device name into a device that exists here.
+
+    Raises
+    ------
+    TrainingError
+        The device is not to be had on this machine.
+
+    Examples
+    --------
+    >>> resolve_device("cpu").type
+    'cpu'
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(
+            f"device {name!r} can't be used here ({str(error).splitlines()[0]}); "
+            "use device='cpu' or 'auto'"
+        ) from error
+    return device
