@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+
 from saebook.errors import CheckpointError, DataError, TrainingError
 from saebook.models import SAEConfig, load_sae
 from saebook.training import TrainConfig, Trainer, fit, load_run

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from saebook import losses
 from torch.autograd import gradcheck
+
+from saebook import losses
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:

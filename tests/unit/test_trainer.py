@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from saebook.errors import CheckpointError, ConfigError, DataError, TrainingError
 from saebook.models import ARCHITECTURES, SAE, SAEConfig
 from saebook.training import TrainConfig, Trainer, resolve_device
