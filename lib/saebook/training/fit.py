@@ -17,8 +17,7 @@ from saebook.data.store import BatchStream, ExampleStore
 from saebook.errors import CheckpointError, DataError, TrainingError
 from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
-from saebook.training.findings import find
-from saebook.training.run import Run, load_run, read_record, save_run, score
+from saebook.training.run import Run, findings_of, load_run, read_record, save_run, score
 from saebook.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.pt"
 DEFAULT_EXAMPLES = 1_000_000
 FIT_ROWS = 100_000
-SCORE_ROWS = 8192
 
 Probe = Callable[[Trainer], dict[str, float]]
 
@@ -114,12 +112,10 @@ def fit(
     sae.config.selection.finish(sae, rows.to(trainer.device, torch.float32))
     sae.eval()
     split, judged = held_out
-    card = score(
-        sae, (r.to(trainer.device, torch.float32) for r in judged.split(SCORE_ROWS)), split
-    )
-    mean_active = float((rows != 0).sum(dim=1).double().mean())
-    findings = tuple(find(config, card, mean_active))
-    run = Run(sae, card, pd.DataFrame(history), findings, path)
+    centre = rows.to(torch.float64).mean(dim=0) if _are_counts(rows) else None
+    card = score(sae, judged, split, centre)
+    findings = findings_of(card, config)
+    run = Run(sae, card.to_dict(), pd.DataFrame(history), findings, path)
     if path is not None:
         save_run(run, path, settings)
         (path / CHECKPOINT).unlink(missing_ok=True)
@@ -149,6 +145,10 @@ def _examples(data: Any, validation: Any, config: SAEConfig) -> tuple[Tensor, tu
     if validation is not None and len(validation):
         return rows, ("validation", validation)
     return rows, ("train", rows)
+
+
+def _are_counts(rows: Tensor) -> bool:
+    return not rows.is_floating_point() or bool(((rows >= 0) & (rows == rows.round())).all())
 
 
 def _n_steps(train: TrainConfig, n_examples: int, batch_size: int) -> int:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from saebook import metrics
 from saebook.errors import CheckpointError
-from saebook.models import SAE, load_sae, save_sae
-from saebook.training.findings import Finding
+from saebook.metrics import CardSums, ScoreCard
+from saebook.models import SAE, SAEConfig, load_sae, save_sae
 
 HISTORY, RECORD, MODEL = "history.parquet", "run.json", "sae"
+L0_TOLERANCE = 0.2
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ class Run:
     sae
         The trained model, in eval mode.
     card
-        Scores on the rows named by ``card["split"]``: ``fvu``, ``explained_variance``, ``l0``,
-        ``dead`` and ``dense`` (shares of latents), ``n_examples``.
+        Scores on the rows named by ``card["split"]``, as
+        :meth:`saebook.metrics.ScoreCard.to_dict` gives them: ``fvu``,
+        ``explained_variance``, ``l0``, ``dead_fraction``, ``dense_fraction``, …
     history
         One row per log: ``step``, ``examples``, ``learning_rate``, every loss term, ``total``,
         ``fvu``, ``l0``, ``dead``, ``grad_norm``.
     findings
-        What a reader should know before trusting the run; empty when nothing stood out.
+        What a reader should know before trusting the run, by name: the measured evidence and
+        the remedy. Empty when nothing stood out.
     path
         Its folder, when it was given one.
     """
@@ -42,7 +45,7 @@ class Run:
     sae: SAE
     card: dict[str, Any]
     history: pd.DataFrame
-    findings: tuple[Finding, ...]
+    findings: dict[str, str]
     path: Path | None = None
 
 
@@ -56,7 +59,7 @@ def save_run(run: Run, path: Path, settings: dict[str, Any]) -> None:
     record = {
         "settings": settings,
         "card": run.card,
-        "findings": [asdict(finding) for finding in run.findings],
+        "findings": run.findings,
     }
     partial = path / f"{RECORD}.partial-{os.getpid()}"
     partial.write_text(json.dumps(record, indent=2) + "\n")
@@ -79,8 +82,7 @@ def load_run(path: str | Path) -> Run:
         history = pd.read_parquet(path / HISTORY)
     except OSError as error:
         raise CheckpointError(f"{path / HISTORY}: can't be read ({error})") from error
-    findings = tuple(Finding(**finding) for finding in record["findings"])
-    return Run(load_sae(path / MODEL), record["card"], history, findings, path)
+    return Run(load_sae(path / MODEL), record["card"], history, record["findings"], path)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -95,23 +97,26 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 @torch.no_grad()
-def score(sae: SAE, batches: Any, split: str) -> dict[str, Any]:
-    """Card of an SAE over batches [n, d_in]: FVU, explained variance, L0, dead, dense."""
-    was_training = sae.training
-    sae.eval()
-    reconstruction, activity = metrics.ReconstructionSums(), metrics.LatentSums()
-    for x in batches:
-        latents = sae.encode(x)
-        reconstruction.update(x, sae.decode(latents))
-        activity.update(latents)
-    sae.train(was_training)
-    density = activity.density()
-    return {
-        "split": split,
-        "n_examples": reconstruction.n_examples,
-        "fvu": reconstruction.fvu(),
-        "explained_variance": reconstruction.explained_variance(),
-        "l0": activity.l0(),
-        "dead": metrics.dead_fraction(density),
-        "dense": metrics.dense_fraction(density),
-    }
+def score(sae: SAE, x: Tensor, split: str, centre: Tensor | None, rows: int = 8192) -> ScoreCard:
+    """Score an SAE in eval mode on rows x [n, d_in].
+
+    ``centre`` [d_in], the mean of the training rows, is given for spike counts only: it adds
+    the control that copies raw units (see :class:`saebook.metrics.CardSums`).
+    """
+    sums = CardSums(centre=centre)
+    for batch in x.split(rows):
+        batch = batch.to(sae.W_dec)
+        latents = sae.encode(batch)
+        sums.update(batch, latents, sae.decode(latents))
+    return sums.card(split)
+
+
+def findings_of(card: ScoreCard, config: SAEConfig) -> dict[str, str]:
+    """Flags of the card, and L0 when it is not what was asked for."""
+    findings = dict(card.flags)
+    if config.k is not None and abs(card.l0 - config.k) > L0_TOLERANCE * config.k:
+        findings["l0_away_from_k"] = (
+            f"{card.l0:.2f} latents are active per held-out example, k = {config.k}: compare "
+            "the splits; where even training examples have fewer, a smaller k is all they need"
+        )
+    return findings
