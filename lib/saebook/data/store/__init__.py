@@ -6,10 +6,11 @@ is first asked for.
 
 from saebook.data.store.batches import Batch, BatchStream, ResidentRows, RowSource
 from saebook.data.store.layout import SCHEMA_VERSION, SPLITS
+from saebook.data.store.partitions import PartitionedWriter
 from saebook.data.store.splits import assign_splits, split_fractions
 from saebook.data.store.store import ExampleStore
 from saebook.data.store.windowing import windows
-from saebook.data.store.writer import PartitionedWriter, StoreWriter
+from saebook.data.store.writer import StoreWriter
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -1,18 +1,16 @@
-"""Writing example stores: one folder of shards, or one folder of several such folders."""
+"""Writing example stores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-import saebook
-from saebook.data.store import atomic, layout, shards
+from saebook.data.store import layout, shards
+from saebook.data.store.folder import StoreFolder
 from saebook.data.store.segments import (
     check_activations,
     check_counts,
@@ -21,7 +19,7 @@ from saebook.data.store.segments import (
     column,
     pieces,
 )
-from saebook.errors import ConfigError, DataError, SelectionError, StoreError
+from saebook.errors import ConfigError, DataError, SelectionError
 
 if TYPE_CHECKING:
     import torch
@@ -29,94 +27,7 @@ if TYPE_CHECKING:
 _OWN_COLUMNS = ("row", "session", "segment", "trial", "time", "split", "shard", "shard_row")
 
 
-def _provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    provenance = layout.plain_json(dict(given or {}), "provenance")
-    own = {
-        "saebook_version": saebook.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return {**provenance, **own}
-
-
-class _Folder:
-    """What plain and partitioned stores share: the partial folder, its tables, its manifest."""
-
-    def __init__(
-        self, path: str | Path, *, provenance: Mapping[str, Any] | None, overwrite: bool
-    ) -> None:
-        self.path = Path(path)
-        layout.check_name(self.path.name, "store")
-        self._overwrite = overwrite
-        self._provenance = _provenance(provenance)
-        self._tables: dict[str, dict[str, Any]] = {}
-        self._partial: Path | None = None
-
-    @property
-    def _folder(self) -> Path:
-        if self._partial is None:
-            raise StoreError(
-                f"the writer of {self.path} is not open; use it as `with {type(self).__name__}(…) "
-                "as writer:`"
-            )
-        return self._partial
-
-    def add_table(self, name: str, table: pd.DataFrame) -> None:
-        """Keep a further table (trials, quality, …) beside the index.
-
-        Parameters
-        ----------
-        name : str
-            File name without ending, and the name to ask for: ``store.table(name)``.
-        table : pandas.DataFrame
-            Written as Parquet, with its index; each column of one scalar type.
-
-        Raises
-        ------
-        ConfigError
-            If the name can't be a file name, or was used before.
-        DataError
-            If Parquet can't hold the table.
-        """
-        layout.check_name(name, "table")
-        if name in self._tables:
-            raise ConfigError(f"table {name!r} was added before; give each table its own name")
-        file = f"tables/{name}.parquet"
-        self._tables[name] = layout.write_table(self._folder, file, table)
-
-    def __enter__(self) -> Self:
-        atomic.check_target(self.path, self._overwrite)
-        self._partial = atomic.begin(self.path)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        partial = self._folder
-        try:
-            if kind is None:
-                layout.write_manifest(
-                    partial,
-                    {
-                        "format": layout.FORMAT,
-                        "schema_version": layout.SCHEMA_VERSION,
-                        **self._contents(),
-                        "tables": self._tables,
-                        "provenance": self._provenance,
-                    },
-                )
-                atomic.finish(partial, self.path, self._overwrite)
-        finally:
-            atomic.abort(partial)
-            self._partial = None
-
-    def _contents(self) -> dict[str, Any]:
-        raise ConfigError("use StoreWriter or PartitionedWriter")
-
-
-class StoreWriter(_Folder):
+class StoreWriter(StoreFolder):
     """Write an example store: safetensors shards, a Parquet index, a manifest.
 
     A context manager. The store appears at `path` when the block ends without an error, and not
@@ -275,7 +186,6 @@ class StoreWriter(_Folder):
         self._buffer, self._buffered = [], 0
 
     def _contents(self) -> dict[str, Any]:
-        """Write what is left, and describe it for the manifest."""
         folder = self._folder
         self._flush(folder)
         if not self._shards or self._d_in is None:
@@ -332,86 +242,3 @@ class StoreWriter(_Folder):
         for name, values in joined.items():
             frame[name] = pd.Categorical(values) if values.dtype.kind in "OUS" else values
         return pd.DataFrame(frame)
-
-
-class PartitionedWriter(_Folder):
-    """Write several stores into one folder, one for each set of units.
-
-    An SAE never sees two sets of units; a partitioned store keeps them side by side under one
-    path. Everything appears at `path` together, when the block ends without an error. A partition
-    whose own block fails is left out, so a caller may catch its error and go on.
-
-    Parameters
-    ----------
-    path : str or Path
-        Folder to write. Must not exist, unless `overwrite`.
-    provenance : mapping, optional
-        How the examples came about; anything JSON can hold.
-    overwrite : bool
-        Replace an existing store, in one step at the end.
-
-    Raises
-    ------
-    StoreError
-        If `path` exists, or is being written by this process.
-    SelectionError
-        At the end of the block, if no partition was finished.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from saebook.data.store import ExampleStore, PartitionedWriter
-    >>> folder = tempfile.mkdtemp()
-    >>> with PartitionedWriter(f"{folder}/store") as parent:
-    ...     for name, n_units in [("monday", 2), ("tuesday", 3)]:
-    ...         with parent.partition(name, kind="counts") as writer:
-    ...             writer.add([[1] * n_units], session=name)
-    >>> store = ExampleStore.open(f"{folder}/store")
-    >>> store.partitions, store.partition("tuesday").d_in
-    (('monday', 'tuesday'), 3)
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        provenance: Mapping[str, Any] | None = None,
-        *,
-        overwrite: bool = False,
-    ) -> None:
-        super().__init__(path, provenance=provenance, overwrite=overwrite)
-        self._names: list[str] = []
-
-    def partition(self, name: str, **settings: Any) -> StoreWriter:
-        """Return the writer of one partition; use it in a ``with`` block of its own.
-
-        Parameters
-        ----------
-        name : str
-            Name of the set of units, such as a session.
-        **settings
-            As for `StoreWriter`: kind, features, provenance, bin_size_s, shard_rows.
-
-        Raises
-        ------
-        ConfigError
-            If the name can't be a folder name, or was used before.
-        """
-        layout.check_name(name, "partition")
-        if name in self._names:
-            raise ConfigError(f"partition {name!r} was asked for before; give each its own name")
-        self._names.append(name)
-        return StoreWriter(self._folder / "partitions" / name, **settings)
-
-    def _contents(self) -> dict[str, Any]:
-        written = {}
-        for name in self._names:
-            file = f"partitions/{name}/{layout.MANIFEST}"
-            if (self._folder / file).is_file():
-                written[name] = layout.describe_file(self._folder, file)
-        if not written:
-            raise SelectionError(
-                f"no partition of the store {self.path} was finished"
-                + (f" (begun: {', '.join(self._names)})" if self._names else "")
-                + "; look at the error of each, or give other recordings"
-            )
-        return {"partitions": written}
