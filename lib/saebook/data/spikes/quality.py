@@ -185,6 +185,24 @@ def presence_ratio(times: np.ndarray, start: float, stop: float) -> float:
     return float(np.mean(np.diff(before) > 0))
 
 
+def observed_pieces(recording: Recording) -> np.ndarray:
+    """Return the spans in which a recording was observed, [n, 2], s: one, unless it has gaps.
+
+    Examples
+    --------
+    >>> observed_pieces(Recording.from_spike_times([[0.1]], interval=(0, 2)))
+    array([[0., 2.]])
+    """
+    gaps = recording.intervals.get("obs_intervals")
+    if gaps is not None and len(gaps):
+        return gaps[["start_time", "stop_time"]].to_numpy(float)
+    return np.array([[recording.interval.start, recording.interval.stop]])
+
+
+def _within(times: np.ndarray, start: float, stop: float) -> tuple[int, int]:
+    return int(np.searchsorted(times, start)), int(np.searchsorted(times, stop, side="right"))
+
+
 def measure_units(recording: Recording, isi_threshold_s: float = 0.002) -> pd.DataFrame:
     """Measure every unit of a recording, from its train, within the observed interval.
 
@@ -208,16 +226,24 @@ def measure_units(recording: Recording, isi_threshold_s: float = 0.002) -> pd.Da
     >>> measure_units(recording)["rate_hz"].tolist()
     [1.0, 0.5]
     """
-    start, stop = recording.interval.start, recording.interval.stop
+    pieces = observed_pieces(recording)
+    duration_s = float((pieces[:, 1] - pieces[:, 0]).sum())
     n_spikes, n_violations, presence = [], [], []
     for times in recording.spike_times:
-        if len(times) and not start <= times[0] <= times[-1] <= stop:
-            times = times[np.searchsorted(times, start) : np.searchsorted(times, stop, "right")]
-        n_spikes.append(len(times))
-        n_violations.append(int(np.count_nonzero(np.diff(times) < isi_threshold_s)))
-        presence.append(presence_ratio(times, start, stop))
+        parts = [times[slice(*_within(times, start, stop))] for start, stop in pieces]
+        n_spikes.append(sum(map(len, parts)))
+        n_violations.append(
+            sum(int(np.count_nonzero(np.diff(part) < isi_threshold_s)) for part in parts)
+        )
+        if len(parts) == 1:
+            presence.append(presence_ratio(parts[0], *pieces[0]))
+        else:
+            # Presence runs on a clock that stands still where nothing was observed.
+            elapsed = np.cumsum(pieces[:, 1] - pieces[:, 0])
+            shifts = pieces[:, 1] - elapsed
+            moved = np.concatenate([part - shift for part, shift in zip(parts, shifts)])
+            presence.append(presence_ratio(moved, 0.0, duration_s))
     n, violations = np.array(n_spikes, np.int64), np.array(n_violations, np.int64)
-    duration_s = recording.interval.duration
     low, high = (
         isi_violations_ratio(mean, n, duration_s, isi_threshold_s)
         for mean in poisson_interval(violations)

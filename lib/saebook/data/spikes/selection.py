@@ -15,6 +15,7 @@ from saebook.data.spikes.quality import (
     isi_violations_fraction,
     isi_violations_ratio,
     measure_units,
+    observed_pieces,
     poisson_interval,
     sorter_labels,
 )
@@ -145,10 +146,11 @@ def select_units(
     """
     criteria = criteria or UnitCriteria()
     quality = measure_units(recording, criteria.isi_threshold_s)
+    duration_s = float(np.diff(observed_pieces(recording)).sum())
     compare_with_file(quality, recording.units, recording.source)
     labels = sorter_labels(recording.units, criteria.labels or ())
     quality["label"] = "" if labels is None else labels.to_numpy(object)
-    quality["verdict"] = _verdicts(quality, criteria, recording.interval.duration)
+    quality["verdict"] = _verdicts(quality, criteria, duration_s)
     removed = _rules(quality, criteria, has_labels=labels is not None)
     kept = np.ones(len(quality), bool)
     for mask, _ in removed.values():
@@ -203,7 +205,7 @@ def _rules(
                 + (
                     f"over {criteria.max_isi_violations:g}"
                     if word == "fail"
-                    else f"undecided at {criteria.max_isi_violations:g} ({n} violations)"
+                    else f"undecided at {criteria.max_isi_violations:g} ({n} seen)"
                 )
                 for value, word, n in zip(
                     quality[_METRICS[name]], verdict, quality["n_violations"], strict=True
@@ -236,9 +238,7 @@ def _reasons(quality: pd.DataFrame, removed: dict[str, tuple[np.ndarray, list[st
             reasons.append("; ".join(failed))
         elif verdict == "undecided" and "max_isi_violations" in removed:
             n = int(quality["n_violations"].iloc[i])
-            reasons.append(
-                f"passes every rule but ISI violations, which {n} violations leave undecided"
-            )
+            reasons.append(f"passes, with too few spikes to decide on ISI violations ({n} seen)")
         else:
             reasons.append("passes every rule")
     return reasons
@@ -282,7 +282,7 @@ def _nothing_left(
             counts = quality["label"].replace("", "(empty)").value_counts()
             part += "; the file has " + ", ".join(f"{n} {label}" for label, n in counts.items())
         parts.append(part)
-    faults = f", beside {len(recording.faults)} faulty ones" if len(recording.faults) else ""
+    faults = f" (beside {len(recording.faults)} faulty)" if len(recording.faults) else ""
     return (
         f"{recording.source}: none of its {len(quality)} usable units{faults} passes every rule. "
         + ". ".join(parts)
