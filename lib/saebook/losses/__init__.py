@@ -5,8 +5,14 @@ summed over latents and averaged over examples. A coefficient then means the sam
 batch size and any ``d_sae``.
 """
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from saebook.losses.dead import auxk
 from saebook.losses.reconstruction import mse
 from saebook.losses.sparsity import l1, l1_decoder_norm
 
-__all__ = ["auxk", "l1", "l1_decoder_norm", "mse"]
+RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse}
+
+__all__ = ["RECONSTRUCTIONS", "auxk", "l1", "l1_decoder_norm", "mse"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from saebook.errors import ConfigError
+from saebook.losses import RECONSTRUCTIONS
 from saebook.models.architectures import ARCHITECTURES, Architecture
 from saebook.models.scaling import SCALINGS
 
@@ -160,9 +161,6 @@ class SAEConfig:
     def from_dict(cls, settings: dict[str, Any]) -> SAEConfig:
         """Build a config from a dictionary, refusing names that it does not know."""
         return build(cls, settings)
-
-
-RECONSTRUCTIONS = ("mse",)
 
 
 def check_choice(name: str, value: Any, choices) -> None:

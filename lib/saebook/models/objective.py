@@ -28,10 +28,16 @@ class Forward:
     decoder_norms: Tensor
 
 
-TERMS: dict[str, Callable[[Forward], Tensor]] = {
-    "mse": lambda forward: losses.mse(forward.x_scaled, forward.reconstruction_scaled),
+SPARSITIES: dict[str, Callable[[Forward], Tensor]] = {
     "l1": lambda forward: losses.l1(forward.latents),
     "l1_decoder_norm": lambda forward: losses.l1_decoder_norm(
         forward.latents, forward.decoder_norms
     ),
 }
+
+
+def term(name: str, forward: Forward) -> Tensor:
+    """One stateless term of an objective, by its name, as a 0-d tensor."""
+    if name in losses.RECONSTRUCTIONS:
+        return losses.RECONSTRUCTIONS[name](forward.x_scaled, forward.reconstruction_scaled)
+    return SPARSITIES[name](forward)

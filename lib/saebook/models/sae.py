@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from saebook.errors import DataError
 from saebook.models.config import SAEConfig
-from saebook.models.objective import TERMS, Forward
+from saebook.models.objective import Forward, term
 from saebook.models.scaling import InputScaling
 
 
@@ -129,7 +129,7 @@ class SAE(nn.Module):
     def losses(self, forward: Forward) -> dict[str, Tensor]:
         """The objective's stateless terms, unweighted, as 0-d tensors by name."""
         names = (self.config.objective.reconstruction, *self.config.objective.sparsity)
-        return {name: TERMS[name](forward) for name in names}
+        return {name: term(name, forward) for name in names}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Reconstruction [..., d_in], latents [..., d_sae] and losses by name."""
