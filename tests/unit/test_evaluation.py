@@ -214,8 +214,8 @@ def test_control_table_sets_the_sae_beside_its_controls():
         "SAE on shuffled units",
         "mean",
     ]
-    assert table["fvu"].to_dict()["SAE"] < table["low"].to_dict()["random dictionary"]
-    assert table["fvu"].notna().all()
+    assert table["fvu"].tolist()[0] < table["low"].tolist()[2]
+    assert all(0 <= value <= 2 for value in table["fvu"].tolist())
 
 
 def test_planted_features_are_recovered_and_random_ones_are_not():
@@ -224,10 +224,11 @@ def test_planted_features_are_recovered_and_random_ones_are_not():
     assert (found.scores.recall, found.scores.precision, found.null) == (1.0, 1.0, "gaussian")
     assert found.random_interval("recall").mean == 0.0
     assert found.random_interval("mmcs_true").n == 5
-    assert found.table()["learned"].to_dict()["recall"] == 1.0
+    assert found.table()["learned"].tolist()[0] == 1.0
     json.dumps(found.to_dict(), allow_nan=False)
     chance = recover_features(torch.randn(20, 32, generator=generator(5)), directions)
-    low, high = chance.random["mmcs_true"].min() - 0.05, chance.random["mmcs_true"].max() + 0.05
+    by_chance = chance.random["mmcs_true"].tolist()
+    low, high = min(by_chance) - 0.05, max(by_chance) + 0.05
     assert low < chance.scores.mmcs_true < high
 
 
@@ -270,8 +271,8 @@ def test_a_latent_chosen_by_luck_on_train_scores_nothing_on_test():
     features = torch.rand(60, 1, generator=generator())
     latents = torch.randn(60, 500, generator=generator(1))
     found = recover_activity(latents[:30], features[:30], latents[30:], features[30:])
-    assert found.features["best_r_train"].min() > 0.4
-    assert abs(found.features.loc[0, "best_r_test"]) < 0.35
+    assert found.features["best_r_train"].tolist()[0] > 0.4
+    assert abs(found.features["best_r_test"].tolist()[0]) < 0.35
 
 
 def test_constant_features_are_set_aside_and_constant_latents_harmless():
@@ -292,7 +293,7 @@ def test_a_large_common_offset_does_not_spoil_the_correlation():
     features = torch.rand(4000, 2, generator=generator()).double()
     latents = features.float() + 1000.0
     found = recover_activity(latents, features, latents, features, n_shifts=0)
-    assert found.features["r_test"].min() > 0.999
+    assert min(found.features["r_test"].tolist()) > 0.999
 
 
 def test_the_streaming_mean_is_the_training_mean():

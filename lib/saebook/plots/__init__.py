@@ -1,0 +1,52 @@
+"""Figures of the handbook: arrays and tables in, matplotlib figures out, one style for all."""
+
+from saebook.plots.latents import plot_latent_peth, plot_latent_tuning
+from saebook.plots.scores import (
+    plot_controls,
+    plot_recovery,
+    plot_recovery_scores,
+    plot_score_card,
+)
+from saebook.plots.spikes import (
+    dropped_per_rule,
+    plot_count_sparsity,
+    plot_raster,
+    plot_unit_quality,
+)
+from saebook.plots.style import (
+    COLUMN_WIDTH,
+    GREY,
+    LIGHT_GREY,
+    PAGE_WIDTH,
+    PALETTE,
+    horizontal_line,
+    panels,
+    styled,
+    use_style,
+    vertical_line,
+)
+from saebook.plots.training import plot_training_history
+
+__all__ = [
+    "COLUMN_WIDTH",
+    "GREY",
+    "LIGHT_GREY",
+    "PAGE_WIDTH",
+    "PALETTE",
+    "dropped_per_rule",
+    "horizontal_line",
+    "panels",
+    "plot_controls",
+    "plot_count_sparsity",
+    "plot_latent_peth",
+    "plot_latent_tuning",
+    "plot_raster",
+    "plot_recovery",
+    "plot_recovery_scores",
+    "plot_score_card",
+    "plot_training_history",
+    "plot_unit_quality",
+    "styled",
+    "use_style",
+    "vertical_line",
+]
