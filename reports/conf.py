@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import html
-
-from latex2mathml.converter import convert
+from importlib.util import find_spec
 
 project = "The SAE Handbook"
 author = "The SAE Handbook authors"
@@ -22,6 +21,7 @@ html_theme_options = {
     "show_navbar_depth": 2,
     "show_toc_level": 2,
     "home_page_in_toc": True,
+    "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
     "pygments_light_style": "a11y-high-contrast-light",
@@ -39,6 +39,8 @@ suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "toc.not_include
 
 def _math(latex: str, display: str) -> str:
     """Formula as MathML, which browsers draw without a script from the network."""
+    from latex2mathml.converter import convert
+
     try:
         return convert(latex, display=display)
     except Exception:
@@ -51,7 +53,7 @@ def _inline_math(self, node):
 
 
 def _block_math(self, node):
-    self.body.append(f'<div class="math">{_math(node.astext(), "block")}</div>')
+    self.body.append(f'<div class="formula">{_math(node.astext(), "block")}</div>')
     raise _skip()
 
 
@@ -61,8 +63,10 @@ def _skip() -> Exception:
     return SkipNode()
 
 
+# MathML needs no script from the network; without the converter Sphinx's MathJax draws formulas.
+if find_spec("latex2mathml"):
+    html_math_renderer = "mathml"
+
+
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
-
-
-html_math_renderer = "mathml"

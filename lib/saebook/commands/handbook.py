@@ -72,10 +72,10 @@ def _new_failures(began: float) -> bool:
 
 def _explain(root: Path, options: argparse.Namespace, config: dict[str, Any]) -> None:
     """Have a silenced Snakemake say what is wrong with the plan itself."""
-    command = _command(options, config) + ["--dry-run", "--quiet", "rules", "host", "reason"]
+    command = [*_command(options, config), "--dry-run", "--quiet", "rules", "host", "reason"]
     said = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if said.returncode:
-        print(said.stderr.strip(), file=sys.stderr)
+        print(said.stdout.strip() or said.stderr.strip(), file=sys.stderr)
 
 
 def _command(options: argparse.Namespace, config: dict[str, Any]) -> list[str]:

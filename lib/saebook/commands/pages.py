@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -86,8 +87,33 @@ def title_of(notebook: Any, fallback: str) -> tuple[str, str]:
     heading = re.search(r"^# +(.+)$", text, re.MULTILINE)
     quoted = re.search(r"(?:^>.*\n?)+", text, re.MULTILINE)
     purpose = re.sub(r"^> ?", "", quoted.group(), flags=re.MULTILINE) if quoted else ""
-    plain = re.sub(r"[*_`$]", "", " ".join(purpose.split()))
-    return (heading.group(1).strip() if heading else fallback), plain
+    return (heading.group(1).strip() if heading else fallback), " ".join(purpose.split())
+
+
+def inline_html(text: str) -> str:
+    """A line of Markdown as HTML: its formulas drawn, its other marks dropped.
+
+    >>> inline_html("*Fast* & `small`")
+    'Fast &amp; small'
+    """
+    parts = re.split(r"\$([^$]+)\$", text)
+    parts[::2] = [html.escape(re.sub(r"[*_`]", "", part)) for part in parts[::2]]
+    if find_spec("latex2mathml"):
+        from latex2mathml.converter import convert
+
+        parts[1::2] = [convert(formula) for formula in parts[1::2]]
+    else:
+        parts[1::2] = [html.escape(formula) for formula in parts[1::2]]
+    return "".join(parts)
+
+
+def chapter_titles() -> dict[str, str]:
+    """Number and title of each chapter of the checkout, by name."""
+    titles = {}
+    for name, source in chapter_sources().items():
+        title, _ = title_of(read_notebook(source), name)
+        titles[name] = f"{name[:2]} {re.sub(r'[*_`$]', '', title)}"
+    return titles
 
 
 def notebook_page(source: Path, record: RunRecord) -> str:
@@ -152,24 +178,31 @@ def _still(output: Any) -> Any:
 
 def recording_page(records: list[RunRecord]) -> str:
     """Page of one recording with one parameter set: its chapters and all their numbers."""
-    first = records[0]
+    first, titles = records[0], chapter_titles()
     lines = [f"# {recording_name(first)} ({first.params})", ""]
     if first.recording_path:
         lines += [f"`{first.recording_path}`", ""]
     rows = []
     for record in records:
-        link = f'<a href="{quote(record.chapter)}.html">{html.escape(record.chapter)}</a>'
+        name = html.escape(titles.get(record.chapter, record.chapter))
+        link = f'<a href="{quote(record.chapter)}.html">{name}</a>'
         rows.append([link, _state(record), duration(record.seconds), html.escape(record.started)])
     lines += _table(["chapter", "state", "time", "started"], rows)
     for record in records:
         if record.state == "failed":
-            lines += ["", f"## {record.chapter}", "", f":::{{error}}\n`{record.error}`\n:::"]
+            lines += [
+                "",
+                f"## {titles.get(record.chapter, record.chapter)}",
+                "",
+                f":::{{error}}\n`{record.error}`\n:::",
+            ]
             continue
         metrics = read_json(record.folder / METRICS_FILE)
         numbers = headline(_flat(metrics), n=200)
         if numbers:
             rows = [[html.escape(k), number(v)] for k, v in numbers.items()]
-            lines += ["", f"## {record.chapter}", "", *_table(["number", "value"], rows)]
+            title = titles.get(record.chapter, record.chapter)
+            lines += ["", f"## {title}", "", *_table(["number", "value"], rows)]
     lines += ["", "```{toctree}", ":hidden:", "", *(r.chapter for r in records), "```", ""]
     return "\n".join(lines)
 
@@ -187,7 +220,8 @@ def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def front_page(records: list[RunRecord], cards: list[str]) -> str:
     """The front page: chapters as cards, recordings × chapters, their numbers, provenance."""
     groups = _by_key(records)
-    chapters = sorted({record.chapter for record in records})
+    titles = {name: name for name in sorted({record.chapter for record in records})}
+    titles.update({k: v for k, v in chapter_titles().items() if k in titles})
     lines = [
         "# The SAE Handbook: report",
         "",
@@ -206,7 +240,7 @@ def front_page(records: list[RunRecord], cards: list[str]) -> str:
             name = f'<a href="{quote(key)}/index.html">{html.escape(recording_name(group[0]))}</a>'
             name += f' <span class="set">{html.escape(group[0].params)}</span>'
             cells = []
-            for chapter in chapters:
+            for chapter in titles:
                 record = by_chapter.get(chapter)
                 if record is None:
                     cells.append('<span class="state missing">–</span>')
@@ -214,9 +248,9 @@ def front_page(records: list[RunRecord], cards: list[str]) -> str:
                 href = f"{quote(key)}/{quote(chapter)}.html"
                 cells.append(f'<a href="{href}">{_state(record)} {duration(record.seconds)}</a>')
             rows.append([name, *cells])
-        lines += _table(["recording", *chapters], rows)
-        lines += _numbers(groups, chapters)
-        lines += _failures(records)
+        lines += _table(["recording", *titles.values()], rows)
+        lines += _numbers(groups, titles)
+        lines += _failures(records, titles)
     lines += _unusable()
     if records:
         lines += _provenance(records)
@@ -226,10 +260,10 @@ def front_page(records: list[RunRecord], cards: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _numbers(groups: dict[str, list[RunRecord]], chapters: list[str]) -> list[str]:
+def _numbers(groups: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
     """Headline numbers: one table a chapter, one row a recording."""
     lines: list[str] = []
-    for chapter in chapters:
+    for chapter, title in titles.items():
         found = []
         for group in groups.values():
             for record in group:
@@ -245,16 +279,16 @@ def _numbers(groups: dict[str, list[RunRecord]], chapters: list[str]) -> list[st
             label += f' <span class="set">{html.escape(record.params)}</span>'
             rows.append([label, *(number(numbers.get(name)) for name in names)])
         heads = [name.replace("_", " ") for name in names]
-        lines += ["", f"### {chapter}", "", *_table(["recording", *heads], rows, numeric=True)]
+        lines += ["", f"### {title}", "", *_table(["recording", *heads], rows, numeric=True)]
     return ["", "## Main numbers", *lines] if lines else []
 
 
-def _failures(records: list[RunRecord]) -> list[str]:
+def _failures(records: list[RunRecord], titles: dict[str, str]) -> list[str]:
     rows = []
     for record in records:
         if record.state == "failed":
             href = f"{quote(record.key)}/{quote(record.chapter)}.html"
-            name = f'<a href="{href}">{html.escape(record.chapter)}</a>'
+            name = f'<a href="{href}">{html.escape(titles[record.chapter])}</a>'
             where = f"cell {record.cell}" if record.cell else ""
             error = f"<code>{html.escape(record.error)}</code>"
             rows.append([name, html.escape(recording_name(record)), where, error])
@@ -323,7 +357,7 @@ def _chapter_cards(records: list[RunRecord], folder: Path, written: set[Path]) -
         cards.append(
             f'<a class="chapter-card" href="{href}">{picture}'
             f'<span class="chapter-number">{number_}</span>'
-            f"<strong>{html.escape(title)}</strong><span>{html.escape(purpose)}</span></a>"
+            f"<strong>{inline_html(title)}</strong><span>{inline_html(purpose)}</span></a>"
         )
     return cards
 

@@ -171,6 +171,7 @@ def _execute(
             str(partial / f"{record.chapter}.ipynb"),
             parameters=values,
             kernel_name="python3",
+            language="python",
             cwd=str(project_root() / "notebooks"),
             progress_bar=progress and sys.stderr.isatty(),
             extra_arguments=["--IPKernelApp.log_level=ERROR"],

@@ -106,14 +106,26 @@ def chapter_source(name: str) -> Path:
 
 
 def read_notebook(path: Path) -> Any:
-    """Notebook node of an ``.ipynb`` or of a percent script, whichever the path names."""
+    """Notebook node of an ``.ipynb`` or of a percent script, whichever the path names.
+
+    Raises
+    ------
+    ParameterError
+        If the file is no notebook.
+    """
     if path.suffix == ".py":
         import jupytext
 
         return jupytext.read(path)
     import nbformat
 
-    return nbformat.read(path, as_version=4)
+    try:
+        return nbformat.read(path, as_version=4)
+    except nbformat.reader.NotJSONError as error:
+        raise ParameterError(
+            f"{relative(path)} is no notebook: its JSON is damaged; write it again with "
+            f"'jupytext --to ipynb --update {path.with_suffix('.py').name}'"
+        ) from error
 
 
 def notebook_cells(path: Path) -> list[tuple[str, str, tuple[str, ...]]]:
