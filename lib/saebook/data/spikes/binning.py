@@ -247,9 +247,10 @@ def _find_bins(
     large, by more than rounding, so a time that rounding could misplace has a fraction of zero
     and the edge in question is the one below it.
     """
-    fraction_bits = 31 - n_bins.bit_length()
-    per_second = 2**fraction_bits / bin_size_s
     bias = _tolerance(bin_size_s, start, start + n_bins * bin_size_s)
+    # A fraction of zero has to span twice the bias: what it adds, and what rounding may.
+    fraction_bits = min(31 - n_bins.bit_length(), int(-np.log2(2 * bias)))
+    per_second = 2**fraction_bits / bin_size_s
     for low in range(0, len(times), CHUNK):
         piece, bins = times[low : low + CHUNK], out[low : low + CHUNK]
         position = work[: len(piece)]
