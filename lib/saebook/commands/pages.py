@@ -97,7 +97,7 @@ def inline_html(text: str) -> str:
     'Fast &amp; small'
     """
     parts = re.split(r"\$([^$]+)\$", text)
-    parts[::2] = [html.escape(re.sub(r"[*_`]", "", part)) for part in parts[::2]]
+    parts[::2] = [html.escape(re.sub(r"[*`]", "", part)) for part in parts[::2]]
     if find_spec("latex2mathml"):
         from latex2mathml.converter import convert
 
@@ -112,7 +112,7 @@ def chapter_titles() -> dict[str, str]:
     titles = {}
     for name, source in chapter_sources().items():
         title, _ = title_of(read_notebook(source), name)
-        titles[name] = f"{name[:2]} {re.sub(r'[*_`$]', '', title)}"
+        titles[name] = f"{name[:2]} {re.sub(r'[*`$]', '', title)}"
     return titles
 
 
