@@ -203,3 +203,14 @@ def test_a_batch_counts_its_examples():
     batch = Batch(torch.zeros(4, 3), valid=torch.ones(4, dtype=torch.bool))
     assert len(batch) == 4
     assert batch.positive is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.float32])
+def test_the_order_is_the_same_on_every_device(dtype):
+    data = np.arange(100).reshape(50, 2).astype(dtype)
+    host = BatchStream(data, 7, seed=3)
+    device = BatchStream(data, 7, seed=3, device="cuda")
+    assert device.device.type == "cuda"
+    for _ in range(10):
+        assert torch.equal(next(host), next(device).cpu())
