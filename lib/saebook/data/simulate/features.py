@@ -164,7 +164,7 @@ def _task_features(task, trials, trial, times, ahead):
 
 
 def _distractors(times, rng):
-    yield "arousal", np.maximum(_slow_drift(times, rng), 0.0) / 2.0
+    yield "arousal", np.clip(_slow_drift(times, rng) / 2.0, 0.0, 1.0)
     yield "oscillation", _bursts(times, rng)
     both, only_a, only_b = (_poisson_times(rate, times, rng) for rate in (0.2, 0.025, 0.025))
     yield "pair_a", _pulses(times, np.sort(np.r_[both, only_a]), 0.3)

@@ -9,7 +9,7 @@ from saebook.errors import ConfigError
 DRIVEN = (0.05, 0.15)
 MIXED_FRACTION = 0.6
 PER_MIXED_UNIT = (2, 4)
-LOG_GAIN = (1.6, 2.6)
+LOG_GAIN = (1.8, 2.8)
 SUPPRESSED_FRACTION = 0.15
 
 
@@ -104,22 +104,24 @@ def reshuffle_rows(driven: np.ndarray, rows: np.ndarray, rng: np.random.Generato
 def draw_log_gains(driven: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw the weight of each drive, in units of log rate at a feature's peak [n, n_features].
 
-    Most drives multiply the rate by 5 to 13 (units that would grow too fast are toned down
-    later); 15 % divide it instead. A unit with only
-    suppressing drives would fall silent, so its strongest is turned around.
+    Most drives multiply the rate by 6 to 16 (units that would grow too fast are toned down
+    later); 15 % divide it instead. A unit with only suppressing drives would fall silent, and a
+    feature that only suppresses would hardly show, so each unit gets one exciting drive at least
+    and each feature two.
 
     Examples
     --------
     >>> gains = draw_log_gains(np.ones((50, 2), bool), np.random.default_rng(0))
-    >>> bool((abs(gains) >= 1.6).all() and (gains.max(axis=1) > 0).all())
+    >>> bool((abs(gains) >= 1.8).all() and (gains.max(axis=1) > 0).all())
     True
     """
     gains = rng.uniform(*LOG_GAIN, driven.shape)
     gains *= np.where(rng.random(driven.shape) < SUPPRESSED_FRACTION, -1.0, 1.0)
     gains = np.where(driven, gains, 0.0)
-    for row in np.flatnonzero((gains.max(axis=1) <= 0) & driven.any(axis=1)):
-        strongest = np.argmin(gains[row])
-        gains[row, strongest] *= -1.0
+    for lines, least in ((gains, 1), (gains.T, 2)):
+        for line in lines:
+            suppressed = np.flatnonzero(line < 0)
+            line[suppressed[: max(least - int((line > 0).sum()), 0)]] *= -1.0
     return gains
 
 

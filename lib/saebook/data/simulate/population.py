@@ -139,19 +139,38 @@ def _draw_cells(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 
 def _plant_defects(population: Population, n_units: int, rng: np.random.Generator) -> None:
+    excited = population.log_gains > 0
     rows = rng.permutation(len(population.defect))
     fast = population.baseline_hz[rows] >= TESTABLE_HZ
-    rows = np.concatenate([rows[fast], rows[~fast]])
     n = n_with_defect(n_units, CONTAMINATED_FRACTION)
-    contaminated, rows = rows[:n], rng.permutation(rows[n:])
+    contaminated = _spare(np.concatenate([rows[fast], rows[~fast]]), n, excited)
     population.defect[contaminated] = "contaminated"
     population.contamination[contaminated] = np.resize(CONTAMINATION[::-1], n)
-    n = n_with_defect(n_units, LOW_RATE_FRACTION)
-    low, rows = rows[:n], rows[n:]
+    n_low = n_with_defect(n_units, LOW_RATE_FRACTION)
+    n_unstable = n_with_defect(n_units, UNSTABLE_FRACTION)
+    excited[contaminated] = False
+    rows = rng.permutation(np.flatnonzero(population.defect == "none"))
+    chosen = _spare(rows, n_low + n_unstable, excited)
+    low, unstable = chosen[:n_low], chosen[n_low:]
     population.defect[low] = "low_rate"
-    population.target_hz[low] = rng.uniform(*LOW_RATE_HZ, n)
-    n = n_with_defect(n_units, UNSTABLE_FRACTION)
-    population.defect[rows[:n]] = np.resize(np.array(["lost", "drifting"], object), n)
+    population.target_hz[low] = rng.uniform(*LOW_RATE_HZ, n_low)
+    population.defect[unstable] = np.resize(np.array(["lost", "drifting"], object), n_unstable)
+
+
+def _spare(rows: np.ndarray, n: int, excited: np.ndarray) -> np.ndarray:
+    """Choose n rows whose loss leaves each feature two clean units, where that is possible.
+
+    A feature that no clean unit follows could be recovered by nobody.
+    """
+    left = excited.sum(axis=0)
+    spared, needed = [], []
+    for row in rows:
+        if len(spared) < n and (left[excited[row]] > 2).all():
+            spared.append(row)
+            left -= excited[row]
+        else:
+            needed.append(row)
+    return np.array([*spared, *needed][:n], dtype=int)
 
 
 def _with_copies(

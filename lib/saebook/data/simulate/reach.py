@@ -106,7 +106,8 @@ def simulate_reach(
         names = tuple(f"factor_{i}" for i in range(N_FACTORS))
         features = dense_factors(trials, times, feature_rng)
 
-    population = draw_population(n_units, n_features, seed, animal, session, defects)
+    n_sparse = n_features if kind == "reach" else len(REACH_FEATURES)
+    population = draw_population(n_units, n_sparse, seed, animal, session, defects)
     if kind == "dense_control":
         _make_dense(population, seed, animal)
     model = _rate_model(population, features, link, trial, interval, gain_rng, n_trials)
