@@ -93,6 +93,7 @@ def plot_latent_peth(
     for axes in (trials, mean):
         vertical_line(axes, 0.0)
         axes.set_xlabel(f"time from {event} (s)")
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlim(lags[0] - half, lags[-1] + half)
     trials.set_ylabel("trial" if len(kinds) == 1 else "trial, by condition", labelpad=9)
     mean.set_ylabel("mean activity ± s.e.")

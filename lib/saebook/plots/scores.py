@@ -79,7 +79,8 @@ def plot_controls(table: pd.DataFrame, *, title: str = "") -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("FVU (shorter is better)")
     axes.set_title(title or "The SAE beside its controls")
-    vertical_line(axes, 1.0)
+    if "mean" not in names:
+        vertical_line(axes, 1.0, "mean of the data")
     return figure
 
 
@@ -114,17 +115,18 @@ def plot_score_card(card: Any) -> Figure:
         kept = np.arange(len(raw.curve))
         error.plot(kept, raw.curve.numpy(), "-", color=GREY, label="raw units")
         top_l0 = min(top_l0, len(raw.curve) - 1.0) if card.l0 < len(raw.curve) - 1 else top_l0
-        vertical_line(error, card.active_units, "units active per bin")
+        error.axvline(
+            card.active_units, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)),
+            label="mean active units",
+        )  # fmt: skip
     error.plot([card.l0], [card.fvu], "o", color=PALETTE["blue"], markersize=6, label="SAE")
     error.set_xlim(0, top_l0)
     if np.isfinite(card.fvu):
         error.set_ylim(0, max(1.05, 1.1 * card.fvu))
-    error.set_xlabel("active latents (or units) per bin" if raw is not None else "L0")
+    error.set_xlabel("L0, or units kept" if raw is not None else "L0")
     error.set_ylabel("FVU")
     error.set_title("Error at its L0")
-    error.legend(loc="upper right")
-    if raw is not None:
-        error.set_xlabel("L0, or units kept")
+    error.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none", fontsize=7.5)
 
     r2 = card.r2_per_unit.numpy()
     r2 = r2[np.isfinite(r2)]
@@ -142,7 +144,7 @@ def plot_score_card(card: Any) -> Figure:
     alive = density[density > 0]
     n_dead = len(density) - len(alive)
     if len(alive):
-        floor = min(1e-4, float(alive.min()))
+        floor = min(1e-3, float(alive.min()))
         latents.hist(
             100 * alive, bins=np.geomspace(100 * floor, 100, 25).tolist(), color=PALETTE["green"]
         )

@@ -149,18 +149,18 @@ def plot_unit_quality(
             linewidths=0, label=name,
         )  # fmt: skip
     scatter.set_xscale("log")
+    scatter.xaxis.set_major_formatter("{x:g}")
     scatter.set_yscale("symlog", linthresh=0.01)
+    scatter.yaxis.set_major_formatter("{x:g}")
     scatter.set_ylim(bottom=-0.001)
     scatter.set_xlabel("firing rate (Hz)")
     scatter.set_ylabel("ISI violations (ratio)")
-    scatter.set_title("Where each unit lies")
     if min_rate_hz:
         vertical_line(scatter, min_rate_hz)
     if max_isi_violations is not None:
         horizontal_line(scatter, max_isi_violations, "limit")
     if scatter.get_legend_handles_labels()[0]:
-        scatter.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=3)
-        scatter.set_title("")
+        scatter.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3)
     return figure
 
 
@@ -220,10 +220,9 @@ def plot_count_sparsity(table: pd.DataFrame, *, chosen_bin_s: float | None = Non
         active.plot(milliseconds, rows["active_units"], "o-", color=PALETTE["green"])
     shares.set_ylim(-2, 102)
     shares.set_ylabel("share (%)")
-    shares.set_title("Sparsity of counts")
-    shares.legend(loc="best")
+    # Above the panel: the two curves may run anywhere inside it.
+    shares.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0))
     active.set_ylabel("active units per bin")
-    active.set_title("What an SAE sees at once")
     active.set_ylim(bottom=0)
     sizes = np.unique(1000 * table["bin_size_s"].to_numpy())
     for axes in (shares, active):

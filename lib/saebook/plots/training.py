@@ -80,8 +80,9 @@ def plot_training_history(
         horizontal_line(active, target_l0, "target")
         high = max(high, target_l0)
     active.set_ylim(0, 1.12 * high if high > 0 else 1.0)
-    dead.set_ylim(0, max(5.0, 115 * max(history["dead"].tolist())))
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    top = max(5.0, 115 * max(history["dead"].tolist()))
+    dead.set_ylim(-0.03 * top, top)  # a line at zero stays visible
+    rate.yaxis.set_major_formatter("{x:g}")
     rate.set_ylim(bottom=0)
     for panel in axes[2:]:
         panel.set_xlabel("step")
