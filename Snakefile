@@ -106,6 +106,8 @@ checkpoint screen:
         "{SAEBOOK} screen --params {PARAMS} --out {output} -- {params.paths:q}"
 
 
+# The notebook is in the same folder, undeclared: Snakemake empties declared logs of jobs it starts
+# and deletes declared outputs of jobs that fail, and a failed notebook holds the traceback.
 # One rule a chapter: each has its place in the order, and its resources can be set by name.
 for position, name in enumerate(chapter_sources()):
 
@@ -116,8 +118,6 @@ for position, name in enumerate(chapter_sources()):
             recording_file,
         output:
             f"{RUNS}/{name}/{{recording}}-{{params}}/metrics.json",
-        log:
-            f"{RUNS}/{name}/{{recording}}-{{params}}/{name}.ipynb",
         params:
             chapter=name,
             content=partial(content, name),

@@ -338,6 +338,35 @@ def test_pages_show_no_dead_widgets_and_only_the_end_of_a_progress_bar(checkout)
     assert "make lab" in second.data["text/html"]
 
 
+def test_a_damaged_notebook_of_one_run_does_not_stop_the_report(checkout):
+    (checkout / "empty.ipynb").touch()
+    record = RunRecord("20_small", "rat", "smoke")
+    for name in ("empty.ipynb", "missing.ipynb"):
+        page = nbformat.reads(notebook_page(checkout / name, record), as_version=4)
+        assert "can't be shown" in page.cells[0].source
+
+
+def test_a_kernel_that_cannot_start_is_a_failed_run(checkout, monkeypatch):
+    import papermill
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(papermill, "execute_notebook", refuse)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert main(["run", "20"]) == 1
+    (record,) = run_records()
+    assert record.error == "RuntimeError: Kernel died before replying to kernel_info"
+    assert (record.folder / "20_small.ipynb").stat().st_size
+
+
+def test_a_finished_run_without_its_metrics_is_out_of_date(checkout):
+    record = RunRecord("20_small", "simulated", "smoke", "finished")
+    record.folder.mkdir(parents=True)
+    record.write(record.folder)
+    assert [found.state for found in run_records()] == ["out of date"]
+
+
 def test_formulas_of_a_card_are_drawn_and_text_is_escaped():
     text = inline_html("a < b, $x^2$")
     assert text.startswith("a &lt; b, ") and "<script" not in text

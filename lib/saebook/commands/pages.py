@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from saebook.errors import SaebookError
 from saebook.notebook.chapter import METRICS_FILE
 from saebook.notebook.project import chapter_sources, read_notebook, runs_folder, write_text
 from saebook.notebook.runs import (
@@ -40,11 +41,9 @@ def write_pages(folder: Path) -> None:
     records = run_records()
     written: set[Path] = set()
     for record in records:
-        source = record.folder / f"{record.chapter}.ipynb"
-        if source.is_file():
-            path = folder / record.key / f"{record.chapter}.ipynb"
-            _write_changed(path, notebook_page(source, record))
-            written.add(path)
+        path = folder / record.key / f"{record.chapter}.ipynb"
+        _write_changed(path, notebook_page(record.folder / f"{record.chapter}.ipynb", record))
+        written.add(path)
     for key, group in _by_key(records).items():
         path = folder / key / "index.md"
         _write_changed(path, recording_page(group))
@@ -128,7 +127,11 @@ def notebook_page(source: Path, record: RunRecord) -> str:
     """
     import nbformat
 
-    notebook = read_notebook(source)
+    try:
+        notebook = read_notebook(source)
+    except (OSError, SaebookError) as error:
+        missing = f"# {record.chapter}\n\nIts notebook can't be shown: {html.escape(str(error))}"
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(missing, id="0")])
     cells = [
         cell
         for cell in notebook.cells

@@ -165,10 +165,12 @@ def _execute(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    notebook = read_notebook(source)
+    output = partial / f"{record.chapter}.ipynb"
     try:
         papermill.execute_notebook(
-            read_notebook(source),
-            str(partial / f"{record.chapter}.ipynb"),
+            notebook,
+            str(output),
             parameters=values,
             kernel_name="python3",
             language="python",
@@ -184,6 +186,15 @@ def _execute(
     except DeadKernelError:
         record.state = "failed"
         record.error = "the kernel died: it was killed, or the machine ran out of memory"
+    except Exception as error:
+        # Whatever else stops a chapter (a kernel that dies while starting) is its failure too.
+        record.state = "failed"
+        words = str(error).strip().splitlines() or ["no message"]
+        record.error = f"{type(error).__name__}: {words[0]}"
+    if not output.is_file() or not output.stat().st_size:
+        import nbformat
+
+        nbformat.write(notebook, output)
 
 
 def _set_environment(partial: Path, out: Path, threads: int) -> None:

@@ -84,6 +84,9 @@ def run_records() -> list[RunRecord]:
         if {"chapter", "recording", "params"} <= set(content):
             record = RunRecord(**{k: v for k, v in content.items() if k in names})
             if record.folder == path.parent:
+                if record.state == "finished" and not (path.parent / "metrics.json").is_file():
+                    # Snakemake takes the result away when it starts a run that is out of date.
+                    record.state = "out of date"
                 found.append(record)
     return sorted(found, key=lambda r: (r.recording != SIMULATED, r.recording, r.params, r.chapter))
 
