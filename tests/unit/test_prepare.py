@@ -42,10 +42,10 @@ def some_trials(n: int = 40, length: float = 4.0, start: float = 100.0) -> pd.Da
 def raw_trains(path: Path) -> dict[int, np.ndarray]:
     """Read trains with h5py alone."""
     with h5py.File(path) as file:
-        units = file["units"]
-        ends = units["spike_times_index"][:].astype(int)
-        parts = np.split(units["spike_times"][:], ends[:-1])
-        return dict(zip(units["id"][:].tolist(), parts))
+        times, ends, ids = (
+            np.asarray(file[f"units/{name}"]) for name in ("spike_times", "spike_times_index", "id")
+        )
+    return dict(zip(ids.tolist(), np.split(times, ends[:-1].astype(int))))
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -82,9 +82,9 @@ def test_store_holds_units_splits_and_tables(tmp_path: Path) -> None:
         store.array(), bin_spikes(recording.spike_times, 0.05, 100.0, 340.0)
     )
     assert set(store.tables) == {"quality", "trials", "intervals", "behavior_hand_position"}
-    assert len(store.quality) == 24
-    assert store.trials["side"].tolist()[:2] == ["left", "right"]
-    assert (store.table("behavior_hand_position")["session"] == "made").all()
+    assert len(store.table("quality")) == 24
+    assert store.table("trials")["side"].tolist()[:2] == ["left", "right"]
+    assert set(store.table("behavior_hand_position")["session"]) == {"made"}
     np.testing.assert_array_equal(store.table("behavior_hand_position")["time"], clock)
     index = store.index
     inside = index.loc[index["trial"] == 3]
@@ -95,8 +95,7 @@ def test_store_holds_units_splits_and_tables(tmp_path: Path) -> None:
     assert facts["zero_fraction"] == pytest.approx(np.mean(store.array() == 0))
     for _, rows in index.loc[(index["trial"] >= 0) & (index["split"] != "guard")].groupby("trial"):
         assert len(set(rows["split"])) == 1
-    shares = index["split"].value_counts(normalize=True)
-    assert shares["train"] == pytest.approx(0.7, abs=0.1)
+    assert np.mean(index["split"] == "train") == pytest.approx(0.7, abs=0.1)
 
 
 def test_few_trials_are_split_by_time(tmp_path: Path) -> None:
@@ -147,7 +146,8 @@ def test_gaps_in_observation_break_segments(tmp_path: Path) -> None:
     store = prepare(recording, tmp_path / "store", criteria=ANY, progress=False)
     index = store.index
     assert index["segment"].unique().tolist() == [0, 1]
-    assert ((index["time"] < 219.96) | (index["time"] > 230.0)).all()
+    time = index["time"].to_numpy()
+    assert ((time < 219.96) | (time > 230.0)).all()
     assert index.loc[index["segment"] == 1, "time"].min() == pytest.approx(230.05)
     assert store.provenance["sessions"][0]["n_bins_unobserved"] == 201
 
@@ -170,7 +170,7 @@ def test_matched_units_share_one_partition(tmp_path: Path) -> None:
     assert store.partitions == ()
     assert store.features["unit"].tolist() == common
     assert store.index["session"].unique().tolist() == ["one", "two"]
-    assert store.index["segment"].nunique() == 2
+    assert store.index["segment"].unique().tolist() == [0, 1]
     trains = [second.spike_times[30 - unit] for unit in common]
     np.testing.assert_array_equal(store.array()[4800:], bin_spikes(trains, 0.05, 100.0, 340.0))
     with pytest.raises(SelectionError, match="no unit id"):
@@ -267,7 +267,7 @@ def test_features_are_averaged_in_bins() -> None:
     time = np.arange(4) * 0.25
     found = average_in_bins(series, time, 0.25)
     assert found["ramp"].to_numpy() == pytest.approx([0.12, 0.37, 0.62, 0.87])
-    assert (found["one"] == 1).all()
+    assert set(found["one"]) == {1.0}
     slow = Series("z", np.array([[0.0], [1.0]]), np.array([0.0, 1.0]), "a.u.", ("x",))
     assert average_in_bins(slow, time, 0.25)["x"].to_numpy()[1:] == pytest.approx(
         [0.375, 0.625, 0.875]

@@ -95,12 +95,14 @@ def test_spikes_outside_the_interval_do_not_count() -> None:
     assert measure_units(recording)["n_spikes"].tolist() == [3]
 
 
+def labels_of(columns: dict, words: tuple = ()) -> list[str]:
+    labels = sorter_labels(pd.DataFrame(columns), words)
+    assert labels is not None
+    return labels.tolist()
+
+
 def test_labels_in_any_case_and_empty_ones() -> None:
-    assert sorter_labels(pd.DataFrame({"kslabel": ["Good", " mua ", None]})).tolist() == [
-        "good",
-        "mua",
-        "",
-    ]
+    assert labels_of({"kslabel": ["Good", " mua ", None]}) == ["good", "mua", ""]
 
 
 @pytest.mark.parametrize("group", [["0", "1"], [0, 1], ["shank0", "shank1"]])
@@ -110,16 +112,14 @@ def test_groups_of_electrodes_are_no_labels(group: list) -> None:
 
 
 def test_curation_decides_before_the_sorter() -> None:
-    units = pd.DataFrame(
-        {"KSLabel": ["good", "good", "mua"], "group": ["noise", "unsorted", "good"]}
-    )
-    assert sorter_labels(units).tolist() == ["noise", "good", "good"]
+    columns = {"KSLabel": ["good", "good", "mua"], "group": ["noise", "unsorted", "good"]}
+    assert labels_of(columns) == ["noise", "good", "good"]
 
 
 def test_own_words_for_labels() -> None:
-    units = pd.DataFrame({"quality": ["excellent", "fair"]})
-    assert sorter_labels(units) is None
-    assert sorter_labels(units, ["Excellent"]).tolist() == ["excellent", "fair"]
+    columns = {"quality": ["excellent", "fair"]}
+    assert sorter_labels(pd.DataFrame(columns)) is None
+    assert labels_of(columns, ("Excellent",)) == ["excellent", "fair"]
 
 
 def test_warns_how_many_columns_disagree_and_the_largest() -> None:

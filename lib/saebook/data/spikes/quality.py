@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import gammaincinv
 
 from saebook.data.spikes.recording import Recording
@@ -42,7 +43,7 @@ LABEL_WORDS = frozenset(
 UNDECIDED_WORDS = frozenset(("", "nan", "none", "unsorted", "uncurated", "unlabeled", "unlabelled"))
 
 
-def isi_violations_fraction(n_violations: np.ndarray, n_spikes: np.ndarray) -> np.ndarray:
+def isi_violations_fraction(n_violations: ArrayLike, n_spikes: ArrayLike) -> np.ndarray:
     """Return the share of intervals between spikes that are too short.
 
     Parameters
@@ -57,14 +58,14 @@ def isi_violations_fraction(n_violations: np.ndarray, n_spikes: np.ndarray) -> n
     >>> isi_violations_fraction([1, 0], [101, 1])
     array([0.01,  nan])
     """
-    n_violations, n_spikes = np.asarray(n_violations, float), np.asarray(n_spikes, float)
+    short, spikes = np.asarray(n_violations, float), np.asarray(n_spikes, float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(n_spikes > 1, n_violations / (n_spikes - 1), np.nan)
+        return np.where(spikes > 1, short / (spikes - 1), np.nan)
 
 
 def isi_violations_ratio(
-    n_violations: np.ndarray,
-    n_spikes: np.ndarray,
+    n_violations: ArrayLike,
+    n_spikes: ArrayLike,
     duration_s: float,
     isi_threshold_s: float = 0.002,
 ) -> np.ndarray:
@@ -92,15 +93,15 @@ def isi_violations_ratio(
     >>> isi_violations_ratio(10, 1000, duration_s=100.0)
     array(0.25)
     """
-    n_violations, n_spikes = np.asarray(n_violations, float), np.asarray(n_spikes, float)
+    short, spikes = np.asarray(n_violations, float), np.asarray(n_spikes, float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = n_violations * duration_s / (2 * n_spikes**2 * isi_threshold_s)
-    return np.where(n_spikes > 0, ratio, np.nan)
+        ratio = short * duration_s / (2 * spikes**2 * isi_threshold_s)
+    return np.where(spikes > 0, ratio, np.nan)
 
 
 def contamination_llobet(
-    n_violations: np.ndarray,
-    n_spikes: np.ndarray,
+    n_violations: ArrayLike,
+    n_spikes: ArrayLike,
     duration_s: float,
     isi_threshold_s: float = 0.002,
 ) -> np.ndarray:
@@ -128,7 +129,7 @@ def contamination_llobet(
     return 1 - np.sqrt(np.clip(1 - share, 0, None))
 
 
-def poisson_interval(n: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def poisson_interval(n: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Return the exact (Garwood) interval of the mean of a Poisson count.
 
     Parameters
@@ -148,10 +149,9 @@ def poisson_interval(n: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarra
     >>> low.round(3), high.round(3)
     (array([0.   , 0.025]), array([3.689, 5.572]))
     """
-    n = np.asarray(n, float)
-    tail = (1 - confidence) / 2
-    low = np.where(n > 0, gammaincinv(np.maximum(n, 1), tail), 0.0)
-    return low, gammaincinv(n + 1, 1 - tail)
+    count, tail = np.asarray(n, float), (1 - confidence) / 2
+    low = np.where(count > 0, gammaincinv(np.maximum(count, 1), tail), 0.0)
+    return low, gammaincinv(count + 1, 1 - tail)
 
 
 def presence_ratio(times: np.ndarray, start: float, stop: float) -> float:
