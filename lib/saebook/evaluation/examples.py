@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saebook.errors import DataError, SelectionError
+from saebook.metrics import are_counts
 
 COUNT_CHECK_ROWS = 4096
 
@@ -104,9 +105,7 @@ class Examples:
         if kind is not None:
             return kind == "counts"
         x = self.take(np.arange(min(len(self), COUNT_CHECK_ROWS)))
-        if not x.dtype.is_floating_point:
-            return x.dtype != torch.bool and bool((x >= 0).all())
-        return bool(((x >= 0) & (x == x.round())).all())
+        return are_counts(x)
 
 
 def same_width(sae: Any, examples: Examples) -> None:

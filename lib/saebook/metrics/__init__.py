@@ -20,7 +20,7 @@ from saebook.metrics.reconstruction import (
 )
 from saebook.metrics.scorecard import CardSums, ScoreCard
 from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
-from saebook.metrics.spikes import bits_per_spike, fano_factor
+from saebook.metrics.spikes import are_counts, bits_per_spike, fano_factor
 
 __all__ = [
     "CardSums",
@@ -31,6 +31,7 @@ __all__ = [
     "RawUnitSums",
     "ReconstructionSums",
     "ScoreCard",
+    "are_counts",
     "bits_per_spike",
     "cosine",
     "cosine_similarity_matrix",

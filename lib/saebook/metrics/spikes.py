@@ -19,6 +19,24 @@ def _counts(counts: Tensor) -> Tensor:
     return values
 
 
+def are_counts(x: Tensor) -> bool:
+    """Whether values can be spike counts: whole and not negative.
+
+    Parameters
+    ----------
+    x
+        Values of any shape and dtype.
+
+    Examples
+    --------
+    >>> are_counts(torch.tensor([0.0, 2.0])), are_counts(torch.tensor([0.5, 2.0]))
+    (True, False)
+    """
+    if not x.dtype.is_floating_point:
+        return x.dtype != torch.bool and bool((x >= 0).all())
+    return bool(((x >= 0) & (x == x.round())).all())
+
+
 def fano_factor(counts: Tensor) -> Tensor:
     """Variance over mean of each unit's counts: 1 for a Poisson process of constant rate.
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from saebook.data.store import BatchStream, ExampleStore
 from saebook.errors import CheckpointError, DataError, TrainingError
+from saebook.metrics import are_counts
 from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
 from saebook.training.run import Run, findings_of, load_run, read_record, save_run, score
@@ -112,7 +113,7 @@ def fit(
     sae.config.selection.finish(sae, rows.to(trainer.device, torch.float32))
     sae.eval()
     split, judged = held_out
-    centre = rows.to(torch.float64).mean(dim=0) if _are_counts(rows) else None
+    centre = rows.to(torch.float64).mean(dim=0) if are_counts(rows) else None
     card = score(sae, judged, split, centre)
     findings = findings_of(card, config)
     run = Run(sae, card.to_dict(), pd.DataFrame(history), findings, path)
@@ -145,10 +146,6 @@ def _examples(data: Any, validation: Any, config: SAEConfig) -> tuple[Tensor, tu
     if validation is not None and len(validation):
         return rows, ("validation", validation)
     return rows, ("train", rows)
-
-
-def _are_counts(rows: Tensor) -> bool:
-    return not rows.is_floating_point() or bool(((rows >= 0) & (rows == rows.round())).all())
 
 
 def _n_steps(train: TrainConfig, n_examples: int, batch_size: int) -> int:
