@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,6 +30,10 @@ SMALL = {
 }
 
 
+def open_h5(path: Path) -> Any:
+    return h5py.File(path)
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -38,7 +43,7 @@ def file(request, tmp_path_factory) -> Path:
     return simulate_session(tmp_path_factory.mktemp("nwb") / "a.nwb", **SMALL[request.param])
 
 
-def messages(path: Path) -> list[tuple[str, str]]:
+def messages(path: Path) -> list[tuple[str | None, str | None]]:
     from nwbinspector import inspect_nwbfile
 
     found = inspect_nwbfile(nwbfile_path=str(path))
@@ -67,7 +72,8 @@ def test_validator_finds_no_error(file):
 def test_everything_is_in_the_file(file):
     from pynwb import NWBHDF5IO
 
-    with NWBHDF5IO(str(file), "r") as io:
+    make_io: Any = NWBHDF5IO
+    with make_io(str(file), "r") as io:
         read = io.read()
         assert "imulated" in read.session_description
         parameters = json.loads(read.notes)
@@ -94,7 +100,7 @@ def test_everything_is_in_the_file(file):
 
 def test_file_and_memory_agree(file):
     simulation = rebuild_simulation(file)
-    with h5py.File(file) as h5:
+    with open_h5(file) as h5:
         times = h5["units/spike_times"][:]
         np.testing.assert_array_equal(times, np.concatenate(simulation.spike_times))
         features = h5["processing/ground_truth/features/data"][:]
@@ -170,6 +176,18 @@ def test_a_failed_writing_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_leftovers_of_a_killed_writer_are_cleared(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          check=True, capture_output=True, text=True)  # fmt: skip
+    dead = tmp_path / f".a.nwb.partial-{done.stdout.strip()}"
+    alive = tmp_path / f".a.nwb.partial-{os.getppid()}"
+    for left in (dead, alive):
+        left.write_bytes(b"half")
+    simulate_session(tmp_path / "a.nwb", n_units=20, n_trials=8)
+    assert not dead.exists()
+    assert alive.exists()
+
+
 def test_unknown_kind_and_suffix_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="maze"):
         simulate_session(tmp_path / "a.nwb", kind="maze")
@@ -184,7 +202,7 @@ def test_a_dataset_shares_units_within_an_animal_only(tmp_path):
     assert [p.name for p in paths] == [f"animal{a}_session{s}.nwb" for a in (0, 1) for s in (0, 1)]
     ids, subjects = [], []
     for path in paths:
-        with h5py.File(path) as h5:
+        with open_h5(path) as h5:
             ids.append(set(h5["units/id"][:]))
             subjects.append(h5["general/subject/subject_id"].asstr()[()])
     assert len(ids[0] & ids[1]) == 12
@@ -196,7 +214,7 @@ def test_an_hour_of_400_units_fits_in_2_gb(tmp_path):
     import resource
 
     path = simulate_session(tmp_path / "big.nwb", n_units=400, n_trials=986)
-    with h5py.File(path) as h5:
+    with open_h5(path) as h5:
         assert h5["units/spike_times"].shape[0] > 5_000_000
         assert 3400 < h5["units/obs_intervals"][0, 1] < 3800
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2e6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import uuid
@@ -93,7 +94,9 @@ def write_simulation(simulation: Simulation, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not ending in .nwb, so that no search for recordings finds a half-written file.
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    stem = f".{path.name}.partial-"
+    _clear_abandoned(path.parent, stem)
+    partial = path.with_name(f"{stem}{os.getpid()}")
     nwbfile = build_nwbfile(simulation)
     try:
         with h5py.File(partial, "w") as file, NWBHDF5IO(file=file, mode="w") as io:
@@ -102,6 +105,18 @@ def write_simulation(simulation: Simulation, path: str | Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _clear_abandoned(folder: Path, stem: str) -> None:
+    """Remove what killed writers of the same file left behind."""
+    for left in folder.glob(f"{glob.escape(stem)}*"):
+        owner = left.name.removeprefix(stem)
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            continue
 
 
 def build_nwbfile(simulation: Simulation) -> Any:

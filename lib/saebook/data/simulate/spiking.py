@@ -9,7 +9,7 @@ SAMPLING_RATE_HZ = 30_000
 # seconds can never make the shortest interval look shorter than 2 ms.
 REFRACTORY_SAMPLES = (61, 90)
 DUPLICATE_JITTER_SAMPLES = 9
-MAX_RATE_HZ = 160.0
+MAX_RATE_HZ = 200.0
 
 
 def softplus(x: np.ndarray) -> np.ndarray:
