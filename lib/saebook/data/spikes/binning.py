@@ -9,6 +9,7 @@ are found on the way and compared with the edge itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,11 @@ def bin_spikes(
     n_bins = n_complete_bins(bin_size_s, start, stop)
     if not len(spike_times):
         raise SelectionError("there are no units to bin: select at least one")
+    grid = _Grid.of(bin_size_s, start, n_bins)
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
-        words = _count(spike_times, bin_size_s, start, n_bins, np.dtype(dtype))
+        # NaN has no bin; what it becomes is found out, so the warning would only repeat that.
+        with np.errstate(invalid="ignore"):
+            words = _count(spike_times, grid, np.dtype(dtype))
         if words is not None:
             break
     else:
@@ -123,6 +127,83 @@ def bin_spikes(
 def _tolerance(bin_size_s: float, start: float, stop: float) -> float:
     """Return how far from an edge, in bins, rounding may put a spike on the wrong side."""
     return _ROUNDING * (max(abs(start), abs(stop)) / bin_size_s + 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The bins, and how times become positions among them.
+
+    A position is a fixed-point number: what 32 bits leave beside the bin number is its fraction,
+    so that most passes over the spikes move 4 bytes instead of 8. Positions are a little too
+    large, by more than rounding, so a time that rounding could misplace has a fraction of zero,
+    and the edge in question is the one below it.
+    """
+
+    bin_size_s: float
+    start: float
+    n_bins: int
+    last: float
+    fraction_bits: int
+    origin: float
+    per_second: float
+
+    @classmethod
+    def of(cls, bin_size_s: float, start: float, n_bins: int) -> _Grid:
+        last = start + n_bins * bin_size_s
+        bias = _tolerance(bin_size_s, start, last)
+        # A fraction of zero has to span twice the bias: what it adds, and what rounding may.
+        fraction_bits = min(31 - n_bins.bit_length(), int(-np.log2(2 * bias)))
+        per_second = 2**fraction_bits / bin_size_s
+        if start == 0.0:
+            # Without an origin all rounding is relative, and so may the bias be: one pass less.
+            return cls(
+                bin_size_s, start, n_bins, last, fraction_bits, 0.0, per_second * (1 + _ROUNDING)
+            )
+        origin = start - bias * bin_size_s
+        return cls(bin_size_s, start, n_bins, last, fraction_bits, origin, per_second)
+
+
+def _count(spike_times: Sequence[Any], grid: _Grid, dtype: np.dtype) -> np.ndarray | None:
+    """Count into 64-bit words, each one bin of 8 units (4, 2, 1 for wider types).
+
+    A matrix filled unit by unit has to be transposed, and moving single bytes costs more than
+    the counting; moving whole words costs a quarter of that.
+
+    Returns
+    -------
+    words
+        [n_groups, n_bins] uint64, or None where a count doesn't fit `dtype`.
+    """
+    width = 8 // dtype.itemsize
+    if grid.n_bins * width > np.iinfo(np.int32).max:
+        raise DataError(
+            f"{grid.n_bins:,} bins are more than one matrix can index; use wider bins, or bin the "
+            "recording in parts"
+        )
+    words = np.empty((-(-len(spike_times) // width), grid.n_bins), np.uint64)
+    work = np.empty(CHUNK)
+    columns, ones = np.empty(0, np.int32), np.empty(0, dtype)
+    counts = csr_array((1, grid.n_bins * width), dtype=dtype)
+    for group, row in enumerate(words):
+        members = spike_times[group * width : (group + 1) * width]
+        n_spikes = sum(map(len, members))
+        if n_spikes > len(columns):
+            columns, ones = np.empty(n_spikes, np.int32), np.ones(n_spikes, dtype)
+        filled = 0
+        for unit, times in enumerate(members):
+            times = _as_train(times, group * width + unit)
+            bins = _find_bins(times, grid, columns[filled : filled + len(times)], work)
+            if _overflows(bins, np.iinfo(dtype).max):
+                return None
+            bins *= width
+            bins += unit
+            filled += len(bins)
+        # A sparse row with repeated columns adds them up when it becomes dense: the quickest
+        # compiled scatter at hand, in the type of the counts.
+        counts.data, counts.indices = ones[:filled], columns[:filled]
+        counts.indptr = np.array([0, filled], np.int32)
+        counts.toarray(out=row.view(dtype)[np.newaxis])
+    return words
 
 
 def _as_train(times: Any, unit: int) -> np.ndarray:
@@ -139,83 +220,20 @@ def _as_train(times: Any, unit: int) -> np.ndarray:
     return times
 
 
-def _count(
-    spike_times: Sequence[Any],
-    bin_size_s: float,
-    start: float,
-    n_bins: int,
-    dtype: np.dtype,
-) -> np.ndarray | None:
-    """Count into 64-bit words, each one bin of 8 units (4, 2, 1 for wider types).
-
-    A matrix filled unit by unit has to be transposed, and moving single bytes costs more than
-    the counting; moving whole words costs a sixth of that.
-
-    Returns
-    -------
-    words
-        [n_groups, n_bins] uint64, or None where a count doesn't fit `dtype`.
-    """
-    width = 8 // dtype.itemsize
-    if n_bins * width > np.iinfo(np.int32).max:
-        raise DataError(
-            f"{n_bins:,} bins are more than one matrix can index; use wider bins, or bin the "
-            "recording in parts"
-        )
-    words = np.empty((-(-len(spike_times) // width), n_bins), np.uint64)
-    work = np.empty(CHUNK)
-    columns, ones = np.empty(0, np.int32), np.empty(0, dtype)
-    counts = csr_array((1, n_bins * width), dtype=dtype)
-    for group, row in enumerate(words):
-        members = spike_times[group * width : (group + 1) * width]
-        n_spikes = sum(map(len, members))
-        if n_spikes > len(columns):
-            columns, ones = np.empty(n_spikes, np.int32), np.ones(n_spikes, dtype)
-        filled = 0
-        for unit, times in enumerate(members):
-            times = _as_train(times, group * width + unit)
-            bins = columns[filled : filled + len(times)]
-            bins = bins[: _locate(times, bin_size_s, start, n_bins, bins, work)]
-            if _overflows(bins, np.iinfo(dtype).max):
-                return None
-            bins *= width
-            bins += unit
-            filled += len(bins)
-        # A sparse row with repeated columns adds them up when it becomes dense: the quickest
-        # compiled scatter at hand, in the type of the counts.
-        counts.data, counts.indices = ones[:filled], columns[:filled]
-        counts.indptr = np.array([0, filled], np.int32)
-        counts.toarray(out=row.view(dtype)[np.newaxis])
-    return words
-
-
-def _locate(
-    times: np.ndarray,
-    bin_size_s: float,
-    start: float,
-    n_bins: int,
-    out: np.ndarray,
-    work: np.ndarray,
-) -> int:
-    """Write the bins of the times within [start, last edge) to `out`, ascending.
-
-    Returns
-    -------
-    n
-        How many times that is.
-    """
-    last = start + n_bins * bin_size_s
-    inside = not len(times) or bool(times[0] >= start and times[-1] < last)
-    if inside:
+def _find_bins(times: np.ndarray, grid: _Grid, out: np.ndarray, work: np.ndarray) -> np.ndarray:
+    """Return the bins of the times that any bin holds, ascending, in `out` (int32)."""
+    if not len(times):
+        return out
+    if times[0] >= grid.start and times[-1] < grid.last:
         # NaN and disorder show in the bins, at half the cost of looking for them in the times:
         # bins that ascend from a first to a last one within range are all within range.
-        with np.errstate(invalid="ignore"):
-            _find_bins(times, bin_size_s, start, n_bins, out, work)
-        if not (out[1:] < out[:-1]).any():
-            return len(times)
-    times = _within(times, start, last)
-    _find_bins(times, bin_size_s, start, n_bins, out[: len(times)], work)
-    return len(times)
+        _divide(times, grid, out, work)
+        if not np.count_nonzero(out[1:] < out[:-1]):
+            return out
+    times = _within(times, grid.start, grid.last)
+    out = out[: len(times)]
+    _divide(times, grid, out, work)
+    return out
 
 
 def _within(times: np.ndarray, start: float, last: float) -> np.ndarray:
@@ -232,39 +250,22 @@ def _within(times: np.ndarray, start: float, last: float) -> np.ndarray:
     return times[slice(*times.searchsorted([start, last]))]
 
 
-def _find_bins(
-    times: np.ndarray,
-    bin_size_s: float,
-    start: float,
-    n_bins: int,
-    out: np.ndarray,
-    work: np.ndarray,
-) -> None:
-    """Write the bin of each time to `out` (int32); `work` [CHUNK] float64 is overwritten.
-
-    Positions are fixed-point numbers: what 32 bits leave beside the bin number is its fraction,
-    so that most passes over the spikes move 4 bytes instead of 8. Positions are a little too
-    large, by more than rounding, so a time that rounding could misplace has a fraction of zero
-    and the edge in question is the one below it.
-    """
-    bias = _tolerance(bin_size_s, start, start + n_bins * bin_size_s)
-    # A fraction of zero has to span twice the bias: what it adds, and what rounding may.
-    fraction_bits = min(31 - n_bins.bit_length(), int(-np.log2(2 * bias)))
-    per_second = 2**fraction_bits / bin_size_s
+def _divide(times: np.ndarray, grid: _Grid, out: np.ndarray, work: np.ndarray) -> None:
+    """Write the bin of each time to `out` (int32); `work` [CHUNK] float64 is overwritten."""
+    fraction = 2**grid.fraction_bits - 1
     for low in range(0, len(times), CHUNK):
         piece, bins = times[low : low + CHUNK], out[low : low + CHUNK]
         position = work[: len(piece)]
-        if start == 0.0:
-            # Without an origin all rounding is relative, and so may the bias be.
-            np.multiply(piece, per_second * (1 + _ROUNDING), out=position)
+        if grid.origin:
+            np.subtract(piece, grid.origin, out=position)
+            np.multiply(position, grid.per_second, out=position)
         else:
-            np.subtract(piece, start - bias * bin_size_s, out=position)
-            np.multiply(position, per_second, out=position)
+            np.multiply(piece, grid.per_second, out=position)
         bins[:] = position
-        near = np.flatnonzero((bins & (2**fraction_bits - 1)) == 0)
-        np.right_shift(bins, fraction_bits, out=bins)
+        near = ((bins & fraction) == 0).nonzero()[0]
+        bins >>= grid.fraction_bits
         if len(near):
-            bins[near] -= ~(piece[near] >= start + bins[near] * bin_size_s)
+            bins[near] -= ~(piece[near] >= grid.start + bins[near] * grid.bin_size_s)
 
 
 def _overflows(bins: np.ndarray, largest: int) -> bool:
