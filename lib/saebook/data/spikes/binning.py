@@ -174,7 +174,7 @@ def _count(spike_times: Sequence[Any], grid: _Grid, dtype: np.dtype) -> np.ndarr
     words
         [n_groups, n_bins] uint64, or None where a count doesn't fit `dtype`.
     """
-    width = 8 // dtype.itemsize
+    width, largest = 8 // dtype.itemsize, int(np.iinfo(dtype).max)
     if grid.n_bins * width > np.iinfo(np.int32).max:
         raise DataError(
             f"{grid.n_bins:,} bins are more than one matrix can index; use wider bins, or bin the "
@@ -193,7 +193,7 @@ def _count(spike_times: Sequence[Any], grid: _Grid, dtype: np.dtype) -> np.ndarr
         for unit, times in enumerate(members):
             times = _as_train(times, group * width + unit)
             bins = _find_bins(times, grid, columns[filled : filled + len(times)], work)
-            if _overflows(bins, np.iinfo(dtype).max):
+            if _overflows(bins, largest):
                 return None
             bins *= width
             bins += unit
@@ -265,7 +265,10 @@ def _divide(times: np.ndarray, grid: _Grid, out: np.ndarray, work: np.ndarray) -
         near = ((bins & fraction) == 0).nonzero()[0]
         bins >>= grid.fraction_bits
         if len(near):
-            bins[near] -= ~(piece[near] >= grid.start + bins[near] * grid.bin_size_s)
+            found = bins[near]
+            misplaced = ~(piece[near] >= grid.start + found * grid.bin_size_s)
+            if misplaced.any():
+                bins[near] = found - misplaced
 
 
 def _overflows(bins: np.ndarray, largest: int) -> bool:
