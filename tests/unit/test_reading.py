@@ -209,10 +209,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     file.add_acquisition(TimeSeries(name="raw", data=np.zeros(10), unit="V", rate=30000.0))
-    truth = file.create_processing_module("ground_truth", "")
+    truth = file.create_processing_module("misc", "")
     truth.add(
         TimeSeries(
-            name="features",
+            name="ground_truth_features",
             data=np.arange(8.0).reshape(4, 2),
             unit="a.u.",
             rate=20.0,
@@ -222,7 +222,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     unit = VectorData(name="unit", description="id", data=[10, 20, 30])
     weights = [VectorData(name=n, description=n, data=[0.1, 0.2, 0.3]) for n in ("speed", "go")]
-    truth.add(hdmf_common.DynamicTable(name="mixing", description="W", columns=[unit, *weights]))
+    truth.add(
+        hdmf_common.DynamicTable(
+            name="ground_truth_mixing", description="W", columns=[unit, *weights]
+        )
+    )
     path = write(file, tmp_path_factory.mktemp("nwb") / "session.nwb")
     with edit(path) as raw:
         # What a crashed acquisition leaves: fewer timestamps than samples.
@@ -581,7 +585,9 @@ def test_trials_without_limits_are_told(edited: Callable[..., Path]) -> None:
 
 
 def test_incomplete_truth_is_told(edited: Callable[..., Path]) -> None:
-    recording = read_recording(edited(lambda f: f.__delitem__("processing/ground_truth/mixing")))
+    recording = read_recording(
+        edited(lambda f: f.__delitem__("processing/misc/ground_truth_mixing"))
+    )
     assert recording.ground_truth is None
     assert any("no ground truth read" in note for note in recording.notes)
 

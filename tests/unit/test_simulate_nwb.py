@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from saebook.data.simulate import (
-    nwb,
     rebuild_simulation,
     simulate_dataset,
     simulate_reach,
@@ -51,16 +50,8 @@ def messages(path: Path) -> list[tuple[str | None, str | None]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_inspector_has_no_message_but_on_the_name_of_the_truth(file):
-    # Module names outside a fixed list get a suggestion; the name `ground_truth` is on purpose.
-    assert messages(file) == [("check_processing_module_name", "ground_truth")]
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", list(SMALL))
-def test_inspector_has_no_message_under_a_listed_module_name(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(nwb, "GROUND_TRUTH_MODULE", "misc")
-    assert messages(simulate_session(tmp_path / "a.nwb", **SMALL[kind])) == []
+def test_inspector_has_no_message(file):
+    assert messages(file) == []
 
 
 def test_validator_finds_no_error(file):
@@ -83,10 +74,10 @@ def test_everything_is_in_the_file(file):
         columns = {"spike_times", "obs_intervals", "electrodes", "KSLabel", "true_defect"}
         assert columns | {"true_contamination", "true_refractory_s"} <= set(read.units.colnames)
         assert "location" in read.electrodes.colnames
-        truth = read.processing["ground_truth"]
-        names = json.loads(truth["features"].comments)
-        assert truth["features"].data.shape[1] == len(names)
-        mixing = truth["mixing"].to_dataframe()
+        truth = read.processing["misc"]
+        names = json.loads(truth["ground_truth_features"].comments)
+        assert truth["ground_truth_features"].data.shape[1] == len(names)
+        mixing = truth["ground_truth_mixing"].to_dataframe()
         assert list(mixing.columns) == ["unit", *names]
         np.testing.assert_array_equal(mixing["unit"], read.units.id[:])
         start, stop = read.units["obs_intervals"][0][0]
@@ -103,7 +94,7 @@ def test_file_and_memory_agree(file):
     with open_h5(file) as h5:
         times = h5["units/spike_times"][:]
         np.testing.assert_array_equal(times, np.concatenate(simulation.spike_times))
-        features = h5["processing/ground_truth/features/data"][:]
+        features = h5["processing/misc/ground_truth_features/data"][:]
         np.testing.assert_array_equal(features, simulation.features.data)
 
 

@@ -17,7 +17,8 @@ import pandas as pd
 from saebook.data.spikes.recording import GroundTruth, Series
 from saebook.data.spikes.tables import dataset_in, group_in, members, read_table, scalar_text, text
 
-GROUND_TRUTH = "ground_truth"
+# What a simulated recording says of itself, in its module `misc`.
+TRUE_FEATURES, TRUE_MIXING = "ground_truth_features", "ground_truth_mixing"
 MOST_COLUMNS = 16
 # 50 million values are half a day of position at 1 kHz; more is a raw signal, whatever its name.
 MOST_VALUES = 50_000_000
@@ -65,7 +66,7 @@ def read_signals(file: h5py.File) -> Signals:
     left_out: list[str] = []
     if (processing := group_in(file, "processing")) is not None:
         for name, module in members(processing):
-            if isinstance(module, h5py.Group) and name != GROUND_TRUTH:
+            if isinstance(module, h5py.Group):
                 _walk(module, signals, seen, left_out, everything=True)
     if (acquisition := group_in(file, "acquisition")) is not None:
         _walk(acquisition, signals, seen, left_out, everything=False)
@@ -81,17 +82,18 @@ def read_ground_truth(file: h5py.File, units: pd.DataFrame) -> tuple[GroundTruth
     Parameters
     ----------
     file
-        An open NWB file. Its module `ground_truth` holds the series `features` (feature names as
-        a JSON list in its comments) and the table `mixing`, one row per unit, in file order.
+        An open NWB file. Its module `misc` holds the series `ground_truth_features` (their names
+        as a JSON list in its comments) and the table `ground_truth_mixing`, one row per unit, in
+        file order.
     units
         Table of every unit of the file; its columns `true_…` are the truth of single units.
     """
-    module = group_in(file, f"processing/{GROUND_TRUTH}")
-    if module is None:
+    features = group_in(file, f"processing/misc/{TRUE_FEATURES}")
+    mixing = group_in(file, f"processing/misc/{TRUE_MIXING}")
+    if features is None and mixing is None:
         return None, []
-    features, mixing = group_in(module, "features"), group_in(module, "mixing")
     if features is None or mixing is None or not _is_series(features):
-        return None, [f"processing/{GROUND_TRUTH} lacks features or mixing: no ground truth read"]
+        return None, [f"{TRUE_FEATURES} or {TRUE_MIXING} is missing: no ground truth read"]
     series = read_series("features", features, most_columns=None)
     if isinstance(series, str):
         return None, [f"no ground truth read: its features have {series}"]
@@ -143,6 +145,8 @@ def _walk(
     for name, member in members(group):
         # Links can lead to one object under several names; low-level handles hash by object.
         if not isinstance(member, h5py.Group) or hash(member.id) in seen:
+            continue
+        if name in (TRUE_FEATURES, TRUE_MIXING):
             continue
         seen.add(hash(member.id))
         path = (member.name or "").strip("/")
