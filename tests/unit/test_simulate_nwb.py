@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from saebook.data.simulate import (
+    nwb,
     rebuild_simulation,
     simulate_dataset,
     simulate_reach,

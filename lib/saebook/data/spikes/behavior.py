@@ -65,7 +65,7 @@ def read_signals(file: h5py.File) -> Signals:
     seen: set[int] = set()
     left_out: list[str] = []
     if (processing := group_in(file, "processing")) is not None:
-        for name, module in members(processing):
+        for _, module in members(processing):
             if isinstance(module, h5py.Group):
                 _walk(module, signals, seen, left_out, everything=True)
     if (acquisition := group_in(file, "acquisition")) is not None:
