@@ -192,7 +192,8 @@ def _count(spike_times: Sequence[Any], grid: _Grid, dtype: np.dtype) -> np.ndarr
         filled = 0
         for unit, times in enumerate(members):
             times = _as_train(times, group * width + unit)
-            bins = _find_bins(times, grid, columns[filled : filled + len(times)], work)
+            room = columns[filled : filled + len(times)]
+            bins = _find_bins(times, group * width + unit, grid, room, work)
             if _overflows(bins, largest):
                 return None
             bins *= width
@@ -220,7 +221,9 @@ def _as_train(times: Any, unit: int) -> np.ndarray:
     return times
 
 
-def _find_bins(times: np.ndarray, grid: _Grid, out: np.ndarray, work: np.ndarray) -> np.ndarray:
+def _find_bins(
+    times: np.ndarray, unit: int, grid: _Grid, out: np.ndarray, work: np.ndarray
+) -> np.ndarray:
     """Return the bins of the times that any bin holds, ascending, in `out` (int32)."""
     if not len(times):
         return out
@@ -230,13 +233,13 @@ def _find_bins(times: np.ndarray, grid: _Grid, out: np.ndarray, work: np.ndarray
         _divide(times, grid, out, work)
         if not np.count_nonzero(out[1:] < out[:-1]):
             return out
-    times = _within(times, grid.start, grid.last)
+    times = _within(times, unit, grid.start, grid.last)
     out = out[: len(times)]
     _divide(times, grid, out, work)
     return out
 
 
-def _within(times: np.ndarray, start: float, last: float) -> np.ndarray:
+def _within(times: np.ndarray, unit: int, start: float, last: float) -> np.ndarray:
     """Return the times in [start, last), ascending, once all are finite."""
     if not (times[1:] >= times[:-1]).all():
         times = np.sort(times)
@@ -244,8 +247,8 @@ def _within(times: np.ndarray, start: float, last: float) -> np.ndarray:
     if not (np.isfinite(times[0]) and np.isfinite(times[-1])):
         bad = int((~np.isfinite(times)).sum())
         raise DataError(
-            f"{bad} of the {len(times)} spike times of a unit are not finite; drop the unit or "
-            "repair its train"
+            f"{bad} of the {len(times)} spike times of unit {unit} are not finite; drop the unit "
+            "or repair its train"
         )
     return times[slice(*times.searchsorted([start, last]))]
 
