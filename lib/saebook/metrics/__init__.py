@@ -19,6 +19,7 @@ from saebook.metrics.reconstruction import (
     r2_per_unit,
 )
 from saebook.metrics.scorecard import CardSums, ScoreCard
+from saebook.metrics.segments import SegmentChoice, SegmentFit, choose_segments, fit_segments
 from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
 from saebook.metrics.spikes import are_counts, bits_per_spike, fano_factor
 
@@ -31,8 +32,11 @@ __all__ = [
     "RawUnitSums",
     "ReconstructionSums",
     "ScoreCard",
+    "SegmentChoice",
+    "SegmentFit",
     "are_counts",
     "bits_per_spike",
+    "choose_segments",
     "cosine",
     "cosine_similarity_matrix",
     "dead_fraction",
@@ -40,6 +44,7 @@ __all__ = [
     "density",
     "explained_variance",
     "fano_factor",
+    "fit_segments",
     "fvu",
     "l0",
     "l2_ratio",
