@@ -68,7 +68,7 @@ from saebook.evaluation import (
 from saebook.evaluation.tuning import score_tuning, tuning_table
 from saebook.evaluation.variables import candidate_variables
 from saebook.models import SAEConfig, save_sae
-from saebook.plots import plot_controls, plot_raster
+from saebook.plots import dropped_per_rule, plot_controls, plot_raster
 from saebook.plots.tuning import plot_decoder_weights, plot_tuning_claim
 from saebook.training import TrainConfig, fit
 from saebook.widgets import latent_view
@@ -110,8 +110,10 @@ figure
 # %%
 criteria = UnitCriteria(min_rate_hz=min_rate_hz)
 _, quality = select_units(recording, criteria)
-reasons = quality["reason"].where(~quality["kept"] & (quality["reason"] != ""), "")
-print(f"{int(quality['kept'].sum())} of {len(quality)} units kept")
+broken = ", ".join(f"{rule}: {n}" for rule, n in dropped_per_rule(quality).items())
+print(
+    f"{int(quality['kept'].sum())} of {len(quality)} units kept; dropped for {broken or 'nothing'}"
+)
 columns = ["n_spikes", "rate_hz", "isi_violations_ratio", "verdict", "kept", "reason"]
 quality.loc[quality["kept"].sort_values(kind="stable").index, columns].head(8).round(3)
 
@@ -234,8 +236,8 @@ scores.max().sort_values(ascending=False).head(6).rename("best latent explains")
 #
 # The curve fitted on training rows predicts the test rows. Two questions are put to it:
 #
-# - *Could slow drift alone give this?* The test activity is shifted in time, around the end, by more
-#   than its autocorrelation time; p counts how often a shifted copy does as well.
+# - *Could slow drift alone give this?* The test activity is shifted in time, around the end, by at
+#   least twice its autocorrelation time; p counts how often a shifted copy does as well.
 # - *Did it take an SAE?* Single units, principal components and random directions are chosen for the
 #   same variable in the same way on training rows, and scored on the same test rows.
 
@@ -290,8 +292,8 @@ else:
     verdict = f"holds, but latent {latent} cannot be told from the best single unit"
 print(
     f"Latent {latent} and {variable.name}: {claim.r2:.2f} of the test variance explained "
-    f"[{claim.low:.2f}, {claim.high:.2f}], p = {claim.p:.3f} over {len(claim.null)} shifts of at "
-    f"least {claim.shortest_shift_s:.2g} s.\n"
+    f"[{claim.low:.2f}, {claim.high:.2f}],\np = {claim.p:.3f} over {len(claim.null)} shifts of at "
+    f"least {claim.shortest_shift_s:.2g} s of the rows where the variable is known.\n"
     f"Gain over unit {table.loc['best unit', 'which']}: {gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}]."
     f"\nVerdict: {verdict}."
 )
@@ -313,7 +315,9 @@ figure
 # The latent's decoder direction: what one unit of activity adds to each neuron's expected count. One
 # tall bar is a latent that mostly copies one neuron; several mean that it pools neurons. Where the
 # session is simulated, the planted feature that best matches the latent on training rows stands
-# beside it.
+# beside it. The two are not the same quantity: a planted weight multiplies a unit's rate, while the
+# decoder adds spikes, so a quiet or a silenced unit weighs little in the decoder whatever its planted
+# weight.
 
 # %%
 direction = decoder_directions(sae)[latent].numpy()
@@ -384,7 +388,7 @@ view
 if named:
     print(
         f"In this recording the SAE gives a latent that {variable.name} explains to "
-        f"{claim.r2:.0%} [{claim.low:.0%}, {claim.high:.0%}] on rows it never saw (p = {claim.p:.3f})."
+        f"{claim.r2:.0%}\n[{claim.low:.0%}, {claim.high:.0%}] on rows it never saw (p = {claim.p:.3f})."
     )
     print(f"The claim {verdict}, a gain of {gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}].")
 else:

@@ -37,7 +37,9 @@ def tuning_curves(activity: Any, group: Any, n_groups: int) -> np.ndarray:
     [2.0, 5.0, nan]
     """
     activity, group = _pair(activity, group)
-    sums, counts = _group_sums(activity.reshape(len(group), -1), group, n_groups)
+    sums, counts = _group_sums(
+        activity if activity.ndim == 2 else activity[:, None], group, n_groups
+    )
     with np.errstate(invalid="ignore"):
         curves = sums / counts[:, None]
     return curves if activity.ndim == 2 else curves[:, 0]
@@ -172,7 +174,7 @@ class TuningScore:
     null_curves
         Tuning curves on shifted test rows [n_shifts, n_groups].
     shortest_shift_s
-        Smallest shift, s: the longer autocorrelation time of latent and prediction.
+        Smallest shift, s: twice the longer autocorrelation time of latent and prediction.
     """
 
     r2: float
@@ -213,7 +215,7 @@ def score_tuning(
     bin_size_s : float
         Width of a bin, s.
     n_shifts : int
-        Shifts drawn, without repetition, of at least the autocorrelation time.
+        Shifts drawn, without repetition, of at least twice the autocorrelation time.
     n_resamples : int
         Resamplings of stretches of test rows, for the interval.
     stretch_s : float
@@ -246,13 +248,11 @@ def score_tuning(
 
     slowest = max(decorrelation_lag(train), decorrelation_lag(curve[group_train]))
     rng = np.random.default_rng(seed)
+    # Twice, since at one autocorrelation time a third of the correlation is left.
+    slowest = 2 * slowest
     offsets = np.arange(slowest, len(test) - slowest + 1)
     offsets = rng.permutation(offsets)[:n_shifts]
-    null, null_curves = np.full(len(offsets), np.nan), np.full((len(offsets), len(curve)), np.nan)
-    for i, offset in enumerate(offsets):
-        moved = np.roll(test, offset)
-        null[i] = tuning_r2(curve, moved, group)
-        null_curves[i] = tuning_curves(moved, group, len(curve))
+    null, null_curves = _shifted(curve, test, group, offsets)
     p = (1 + int((null >= r2).sum())) / (1 + len(null)) if len(null) >= 19 else float("nan")
 
     length = max(round(stretch_s / bin_size_s), slowest)
@@ -272,6 +272,27 @@ def score_tuning(
     )
 
 
+def _shifted(
+    curve: np.ndarray, test: np.ndarray, group: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score and tuning curves of the test rows rolled by each offset, by Fourier transform."""
+    n, n_groups = len(test), len(curve)
+    if not len(offsets):
+        return np.empty(0), np.empty((0, n_groups))
+    spectrum = np.conj(np.fft.rfft(test))
+    sums = np.empty((len(offsets), n_groups))
+    for g in range(n_groups):
+        # Entry s is the sum of test[t - s] over the rows t of this group.
+        sums[:, g] = np.fft.irfft(np.fft.rfft(group == g) * spectrum, n)[offsets]
+    counts = np.bincount(group, minlength=n_groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        curves = sums / counts
+    filled = _filled(curve, counts)
+    error = (test**2).sum() - 2 * sums @ filled + counts @ filled**2
+    total = ((test - test.mean()) ** 2).sum()
+    return 1.0 - error / total if total > 0 else np.full(len(offsets), np.nan), curves
+
+
 def _resample(
     curve: np.ndarray, test: np.ndarray, group: np.ndarray, length: int, n: int, seed: int
 ) -> np.ndarray:
@@ -279,13 +300,22 @@ def _resample(
     n_stretches = len(test) // length
     if n_stretches < 4:
         return np.empty(0)
-    begins = np.arange(n_stretches) * length
-    rng = np.random.default_rng([seed, 1])
-    out = np.empty(n)
-    for i in range(n):
-        rows = (rng.choice(begins, n_stretches)[:, None] + np.arange(length)).ravel()
-        out[i] = tuning_r2(curve, test[rows], group[rows])
-    return out
+    predicted = _filled(curve, np.bincount(group, minlength=len(curve)))[group]
+    stretches = test[: n_stretches * length].reshape(n_stretches, length)
+    error = (test - predicted)[: n_stretches * length].reshape(n_stretches, length)
+    sums = np.stack([(error**2).sum(1), stretches.sum(1), (stretches**2).sum(1)], axis=1)
+    drawn = np.random.default_rng([seed, 1]).integers(0, n_stretches, (n, n_stretches))
+    squared_error, first, second = sums[drawn].sum(1).T
+    total = second - first**2 / (n_stretches * length)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 1.0 - squared_error / total, np.nan)
+
+
+def _filled(curve: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The curve, with its mean over the scored rows where training rows gave none."""
+    known = np.isfinite(curve)
+    n = counts[known].sum()
+    return np.where(known, curve, (curve[known] * counts[known]).sum() / n if n else 0.0)
 
 
 def _known(activity: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

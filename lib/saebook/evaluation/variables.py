@@ -106,12 +106,17 @@ def candidate_variables(
     Examples
     --------
     >>> import tempfile
-    >>> from saebook.data import prepare, simulate_session, read_recording
-    >>> folder = tempfile.mkdtemp()
-    >>> recording = read_recording(simulate_session(f"{folder}/a.nwb", n_units=20, n_trials=12))
-    >>> store = prepare(recording, f"{folder}/store", progress=False)
-    >>> [v.name for v in candidate_variables(recording, store)][:4]
-    ['hand_position x', 'hand_position y', 'hand_velocity_0', 'hand_velocity_1']
+    >>> from saebook.data import UnitCriteria, prepare
+    >>> rng, time = np.random.default_rng(0), np.arange(0, 600, 0.02)
+    >>> trains = [np.sort(rng.uniform(0, 600, 3000)) for _ in range(24)]
+    >>> pupil = Series("pupil", np.sin(time)[:, None], time, "mm", ("pupil",))
+    >>> recording = Recording.from_spike_times(
+    ...     trains, interval=(0, 600), behavior={"pupil": pupil}
+    ... )
+    >>> rules, folder = UnitCriteria(max_isi_violations=None), tempfile.mkdtemp()
+    >>> store = prepare(recording, f"{folder}/store", criteria=rules, progress=False)
+    >>> [variable.axis for variable in candidate_variables(recording, store)]
+    ['pupil (mm)']
     """
     index = store.index
     time, width = index["time"].to_numpy(), float(store.bin_size_s)
@@ -177,7 +182,9 @@ def _stepped(
     else:
         seen = values[train & np.isfinite(values)]
         low, high = np.quantile(seen, [0.01, 0.99]) if len(seen) else (0.0, 0.0)
-    edges = np.linspace(low, high if high > low else low + 1.0, n_steps + 1)
+    # Rounding is no change: one step of that width holds all.
+    changes = high - low > 1e-9 * max(abs(low), abs(high))
+    edges = np.linspace(low, high, n_steps + 1) if changes else low + np.arange(n_steps + 1) - 0.5
     known = np.isfinite(values)
     step = np.clip(np.searchsorted(edges, np.where(known, values, low), "right") - 1, 0, None)
     group = np.where(known, np.minimum(step, n_steps - 1), -1)

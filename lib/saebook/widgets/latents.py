@@ -79,7 +79,7 @@ def latent_view(
     >>> folder = tempfile.mkdtemp()
     >>> store = prepare(recording, f"{folder}/store", criteria=rules, progress=False)
     >>> latent_view(RandomDictionary(24, 8, k=2), store, latent=3).description
-    'Latent 3, active on 24 % of the test bins'
+    'Latent 3, active on 17 % of the test bins'
     """
     import torch
 
@@ -297,19 +297,18 @@ class LatentView:
         return options
 
     def _on_latent(self, change: Any) -> None:
-        # While the order changes, the menu is without a value for a moment.
-        if change["new"] is not None:
-            self.latent = change["new"]
+        self.latent = change["new"]
 
     def _on_variable(self, change: Any) -> None:
         self.variable = change["new"]
 
     def _on_order(self, change: Any) -> None:
         self._sorted_by = change["new"]
-        kept = self._latent
-        with self._latent_menu.hold_trait_notifications():
-            self._latent_menu.options = self._latent_options()
-            self._latent_menu.value = kept
+        # New options select the first one: nobody chose that, so nothing follows it.
+        self._latent_menu.unobserve(self._on_latent, "value")
+        self._latent_menu.options = self._latent_options()
+        self._latent_menu.value = self._latent
+        self._latent_menu.observe(self._on_latent, "value")
 
     def _redraw(self) -> None:
         if self._box is None or self._drawn == (self._latent, self._variable):
