@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -37,4 +36,6 @@ def execute(options: argparse.Namespace) -> int:
     arguments = [a for a in options.arguments if a != "--"]
     command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(root / "notebooks")]
     environment = {**os.environ, "SAEBOOK_ROOT": str(root)}
-    return subprocess.call([*command, *arguments], env=environment)
+    # JupyterLab takes this process over, so that stopping the one stops the other.
+    sys.stdout.flush()
+    os.execve(sys.executable, [*command, *arguments], environment)
