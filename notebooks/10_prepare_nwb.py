@@ -57,7 +57,7 @@ n_folds: int = 3  # block splits for the history test
 n_check_units: int = 60  # simulated units per share of foreign spikes
 n_halvings: int = 10  # random halvings behind the signal variance
 n_nuisances: int = 8  # nuisance signals per time constant in the leakage test
-max_history_units: int = 120  # units in the history test; of more, so many are drawn
+max_history_units: int = 60  # units in the history test; of more, so many are drawn
 guard_s: float = 0.0  # gap between splits, s; 0: measured by prepare
 seed: int = 0  # of every draw in this chapter
 
@@ -762,7 +762,7 @@ print(
 # * the **signal variance** of the rate in Hz², relative to the narrowest bin. It is 1 while bins
 #   resolve the signal and falls once they average it away. This is what a wide bin costs.
 #
-# The null does the same at random times.
+# The null does the same at random times (or with one half shifted in time).
 
 # %%
 trials = recording.trials
@@ -792,7 +792,7 @@ if trials is not None:
     )
 by_trials = len(events_s) >= 12
 if not by_trials:
-    print("fewer than 12 usable trials: halves of the units are compared instead of halves of them")
+    print("fewer than 12 usable trials, so halves of the units are compared")
 
 
 # %%
@@ -835,50 +835,58 @@ def between_units(width: float, shifted: bool, seed: int) -> tuple[np.ndarray, n
 
 
 # %%
-signal, scale, null_signal = [], [], []
-measurable = by_trials or (distinct.n_units >= 2 and len(distinct.spike_times) >= 2)
-if measurable and by_trials:
+def resolution_by(halves_of: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Both numbers for every bin size, with intervals, and the bootstrap of the signal kept."""
+    signal, scale, null_signal = [], [], []
     random_events = np.random.default_rng(seed).uniform(
         start + BEFORE_S, stop - AFTER_S, len(events_s)
     )
     for width in widths:
-        for kept, at in ((signal, events_s), (null_signal, random_events)):
-            covariance, variance = between_trials(at, width, seed)
-            kept.append(covariance)
-        scale.append(variance)
-elif measurable:
-    for width in widths:
-        covariance, spread = between_units(width, False, seed)
-        signal.append(covariance)
-        scale.append(spread)
-        null_signal.append(between_units(width, True, seed)[0])
-else:
-    print("left out: one unit and no trials, so nothing repeats that could be compared")
-signal, scale, null_signal = (np.array(part) for part in (signal, scale, null_signal))
-
-# %%
-if measurable:
+        if halves_of == "trials":
+            real, chance = (between_trials(at, width, seed) for at in (events_s, random_events))
+        else:
+            real, chance = (between_units(width, shifted, seed) for shifted in (False, True))
+        signal.append(real[0])
+        scale.append(real[1])
+        null_signal.append(chance[0])
+    signal, scale, null_signal = (np.array(part) for part in (signal, scale, null_signal))
     # Resampling units (or halvings) gives the interval of both ratios of sums.
     draws = np.random.default_rng(seed).integers(0, signal.shape[1], (400, signal.shape[1]))
     hz2 = signal / widths[:, None] ** 2
-    boot_share = signal[:, draws].sum(2) / scale[:, draws].sum(2)  # [n_widths, 400]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        boot_kept = hz2[:, draws].sum(2) / hz2[0, draws].sum(1)
-    resolution = pd.DataFrame(
+    share = signal[:, draws].sum(2) / scale[:, draws].sum(2)  # [n_widths, 400]
+    kept = hz2[:, draws].sum(2) / hz2[0, draws].sum(1)
+    table = pd.DataFrame(
         {
             "repeatable share": signal.sum(1) / scale.sum(1),
-            "share low": np.percentile(boot_share, 2.5, axis=1),
-            "share high": np.percentile(boot_share, 97.5, axis=1),
-            "share at random times": null_signal.sum(1) / scale.sum(1),
+            "share low": np.percentile(share, 2.5, axis=1),
+            "share high": np.percentile(share, 97.5, axis=1),
+            "share in the null": null_signal.sum(1) / scale.sum(1),
             "signal kept": hz2.sum(1) / hz2[0].sum(),
-            "kept low": np.nanpercentile(boot_kept, 2.5, axis=1),
-            "kept high": np.nanpercentile(boot_kept, 97.5, axis=1),
+            "kept low": np.percentile(kept, 2.5, axis=1),
+            "kept high": np.percentile(kept, 97.5, axis=1),
         },
         index=pd.Index(1000 * widths, name="bin size (ms)"),
     )
-    unit_of_resampling = "units" if by_trials else "halvings of the units"
-    print(f"95 % intervals from resampling {unit_of_resampling}")
+    return table, kept
+
+
+halves_of = None
+for candidate, possible in (("trials", by_trials), ("units", distinct.n_units >= 2)):
+    if not possible:
+        continue
+    resolution, boot_kept = resolution_by(candidate)
+    above_null = resolution["share low"] > resolution["share in the null"].clip(lower=0)
+    if above_null.all():
+        halves_of = candidate
+        break
+    print(f"halves of the {candidate} share no signal beyond the null at every bin size")
+measurable = halves_of is not None
+if measurable:
+    resampled = "units" if halves_of == "trials" else "halvings of the units"
+    print(f"halves of the {halves_of} are compared; 95 % intervals from resampling {resampled}")
     display(resolution.round(3))
+else:
+    print("left out: nothing repeats here that could be compared")
 
 # %%
 if measurable:
@@ -895,8 +903,9 @@ if measurable:
         axes.set_xticks(1000 * widths, [f"{1000 * w:g}" for w in widths])
         axes.xaxis.set_minor_locator(NullLocator())
         vertical_line(axes, 1000 * bin_size_s)
-    null = 100 * resolution["share at random times"]
-    left_axes.plot(1000 * widths, null, "s--", color=GREY, label="random times")
+    null = 100 * resolution["share in the null"]
+    null_name = "random times" if halves_of == "trials" else "one half shifted in time"
+    left_axes.plot(1000 * widths, null, "s--", color=GREY, label=null_name)
     left_axes.legend(loc="upper left")
     left_axes.set(ylabel="repeatable share of variance (%)")
     right_axes.set(ylabel="signal variance of rate (%)", ylim=(0, None))
@@ -910,17 +919,12 @@ if measurable:
     loss = 1 - boot_kept[at_100] / boot_kept[at_50]
     low, high = np.nanpercentile(loss, [2.5, 97.5])
     middle = 1 - resolution["signal kept"].iloc[at_100] / resolution["signal kept"].iloc[at_50]
-    above_null = (
-        resolution["share low"].iloc[at_50] > resolution["share at random times"].iloc[at_50]
-    )
     print(
         f"from {1000 * widths[at_50]:g} to {1000 * widths[at_100]:g} ms, zero cells fall from "
         f"{sparsity['zero_share'].iloc[at_50]:.0%} to {sparsity['zero_share'].iloc[at_100]:.0%}, "
         f"and {middle:.1%} [{low:.1%}, {high:.1%}] of the signal variance is averaged away"
     )
-    if not above_null:
-        print("verdict: no repeatable signal above the null here, so these data cannot say")
-    elif high < 0.1:
+    if high < 0.1:
         print("verdict: similar in signal (less than a tenth is lost), not in sparsity")
     elif low > 0.1:
         print("verdict: not similar; the wider bin averages away more than a tenth of the signal")
@@ -1242,10 +1246,9 @@ figure
 
 
 # %%
-def others_weights(gram: np.ndarray, alpha: float, n_units: int, own_past: bool) -> np.ndarray:
+def others_weights(inverse: np.ndarray, n_units: int, own_past: bool) -> np.ndarray:
     """Ridge weights [n_inputs, n_units] of each unit's present on every input but its own."""
-    n = len(gram)
-    inverse = np.linalg.inv(gram + alpha * np.eye(n))
+    n = len(inverse)
     weights = np.empty((n, n_units))
     for unit in range(n_units):
         column, past = inverse[:, unit], np.arange(unit + n_units, n, n_units)
@@ -1261,7 +1264,8 @@ def others_weights(gram: np.ndarray, alpha: float, n_units: int, own_past: bool)
 
 toy = np.random.default_rng(seed).standard_normal((200, 6))
 direct = Ridge(alpha=3.0, fit_intercept=False).fit(toy[:, [1, 2, 4, 5]], toy[:, 0]).coef_
-fast = others_weights(toy.T @ toy, 3.0, n_units=3, own_past=False)[[1, 2, 4, 5], 0]
+inverse = np.linalg.inv(toy.T @ toy + 3.0 * np.eye(6))
+fast = others_weights(inverse, n_units=3, own_past=False)[[1, 2, 4, 5], 0]
 assert np.allclose(direct, fast), "the shortcut must give ridge regression's weights"
 print("the shortcut agrees with scikit-learn's Ridge to", f"{np.abs(direct - fast).max():.0e}")
 
@@ -1273,22 +1277,24 @@ def explained(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def predict_units(
-    x: np.ndarray, past: np.ndarray, rows: dict[str, np.ndarray]
+    parts: dict[str, np.ndarray], gram: np.ndarray, n_units: int
 ) -> dict[str, tuple[float, float]]:
-    """Validation and test R² of units' present from the others' present and a past."""
-    n = x.shape[1]
-    z = np.concatenate([x, past], axis=1)
-    centre, spread = z[rows["train"]].mean(0), z[rows["train"]].std(0)
-    z = (z - centre) / np.where(spread > 0, spread, 1.0)
-    train, validation, test = (z[rows[part]] for part in ("train", "validation", "test"))
-    gram = train.T @ train
+    """Validation and test R² of units' present (first columns) from everything else.
+
+    The penalty is the one that does best on validation, for each kind of past on its own.
+    """
+    n_inputs = len(gram)
     best = dict.fromkeys(("others", "own too"), (-np.inf, np.nan))
-    for alpha in len(train) * np.logspace(-2, 1, 5):
+    for alpha in len(parts["train"]) * np.logspace(-2, 1, 4):
+        inverse = np.linalg.inv(gram + alpha * np.eye(n_inputs))
         for name in best:
-            weights = others_weights(gram, alpha, n, own_past=name == "own too")
-            score = explained(validation @ weights, validation[:, :n])
-            if score > best[name][0]:
-                best[name] = score, explained(test @ weights, test[:, :n])
+            weights = others_weights(inverse, n_units, own_past=name == "own too")
+            weights = weights.astype(np.float32)
+            validation, test = (
+                explained(parts[part][:, :n_inputs] @ weights, parts[part][:, :n_units])
+                for part in ("validation", "test")
+            )
+            best[name] = max(best[name], (validation, test))
     return best
 
 
@@ -1298,7 +1304,7 @@ rng = np.random.default_rng(seed)
 if len(columns) > max_history_units:
     print(f"{max_history_units} of {len(columns)} units, drawn at random, to bound the time")
     columns = np.sort(rng.choice(columns, max_history_units, replace=False))
-x = counts[:, columns].astype(float)
+x = counts[:, columns]
 longest = max(history_bins)
 history = []
 for fold in range(n_folds if len(columns) >= 2 else 0):
@@ -1312,22 +1318,28 @@ for fold in range(n_folds if len(columns) >= 2 else 0):
     )
     # Every history length is scored on the same bins: those that have the longest one.
     frame = index.assign(split=labels)
-    ends, rows = [], {}
-    for part in ("train", "validation", "test"):
-        window = windows(frame, longest + 1, split=part)
-        rows[part] = np.arange(len(window)) + sum(map(len, ends))
-        ends.append(window)
-    window = np.concatenate(ends)  # [n, longest + 1], the last column is the present
-    if min(map(len, rows.values())) < 50:
-        print(f"fold {fold} left out: under 50 windows in one split")
+    split_windows = {
+        part: windows(frame, longest + 1, split=part) for part in ("train", "validation", "test")
+    }
+    if min(map(len, split_windows.values())) < 50:
+        print(f"split {fold} left out: under 50 windows in one part")
         continue
-    present = x[window[:, -1]]
+    window = np.concatenate(list(split_windows.values()))  # [n, longest + 1], present last
     elsewhere = np.roll(window, int(rng.integers(len(window) // 4, 3 * len(window) // 4)), axis=0)
-    for n_past in [0, *history_bins]:
-        for source, window_of_past in (("history", window), ("null", elsewhere)):
-            past = [x[window_of_past[:, -1 - lag]] for lag in range(1, n_past + 1)]
-            past = np.concatenate([np.empty((len(present), 0)), *past], axis=1)
-            for name, (chosen_by, r2) in predict_units(present, past, rows).items():
+    borders = np.cumsum([len(w) for w in split_windows.values()])[:-1]
+    for source, past in (("history", window), ("null", elsewhere)):
+        # Lag by lag, so that a shorter history is the first columns of the longest one.
+        lags = [x[window[:, -1]], *(x[past[:, -1 - lag]] for lag in range(1, longest + 1))]
+        z = np.concatenate(lags, axis=1)  # [n, (longest + 1) · n_units]
+        train = z[: borders[0]]
+        spread = train.std(0)
+        z = (z - train.mean(0)) / np.where(spread > 0, spread, 1.0)
+        parts = dict(zip(split_windows, np.split(z, borders), strict=True))
+        gram = (parts["train"].T @ parts["train"]).astype(float)
+        for n_past in [0, *history_bins]:
+            size = (1 + n_past) * x.shape[1]
+            found = predict_units(parts, gram[:size, :size], x.shape[1])
+            for name, (chosen_by, r2) in found.items():
                 history.append((fold, source, name, n_past, chosen_by, r2))
 columns = ["fold", "source", "past", "bins", "validation", "r2"]
 history = pd.DataFrame(history, columns=columns)
@@ -1442,7 +1454,11 @@ if zero_here > 0.95:
 if at_guard > 0.1:
     watch.append(
         f"the guard of {session['guard_s']:.2f} s leaves an autocorrelation of {at_guard:.2f}; "
-        f"it takes {min(settled_s, lags_s[-1]):.2f} s to go"
+        + (
+            f"it takes {settled_s:.2f} s to go"
+            if np.isfinite(settled_s)
+            else f"it lasts longer than {lags_s[-1]:.1f} s"
+        )
     )
 if len(recording.faults):
     watch.append(f"{len(recording.faults)} units were set aside as faulty")
