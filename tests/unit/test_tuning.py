@@ -113,6 +113,23 @@ def test_resampling_every_stretch_once_gives_the_score():
     assert np.mean(score.resampled) == pytest.approx(score.r2, abs=0.01)
 
 
+def test_two_signals_are_resampled_on_the_same_stretches():
+    rng = np.random.default_rng(4)
+    place = np.convolve(rng.normal(size=3000), np.ones(30) / 30, "same")
+    group = np.digitize(place, [-0.1, 0.0, 0.1])
+    fast = group + rng.normal(size=3000)
+    # Slower by itself, so that its own autocorrelation would give longer stretches.
+    slow = fast + np.convolve(rng.normal(size=3000), np.ones(200) / 200, "same")
+    rows, variable = np.arange(3000), stepped(group, 4)
+    resampled = [
+        score_tuning(
+            a[:1500], a[1500:], variable, rows[:1500], rows[1500:], bin_size_s=0.05
+        ).resampled
+        for a in (fast, slow)
+    ]
+    assert np.corrcoef(*resampled)[0, 1] > 0.9
+
+
 def test_too_few_rows_give_no_p():
     group = np.arange(40) % 2
     rows = np.arange(40)

@@ -219,7 +219,7 @@ def score_tuning(
     n_resamples : int
         Resamplings of stretches of test rows, for the interval.
     stretch_s : float
-        Length of a stretch, s; longer where the autocorrelation is.
+        Length of a stretch, s; at least twice the autocorrelation time of the variable.
     seed : int
         Of shifts and resamplings.
 
@@ -241,6 +241,7 @@ def score_tuning(
     """
     train, test = np.asarray(train, dtype=float), np.asarray(test, dtype=float)
     # Only rows where the variable is known, so that a shift can't trade them for the others.
+    known_train = variable.group[np.asarray(train_rows)] >= 0
     train, group_train = _known(train, variable.group[np.asarray(train_rows)])
     test, group = _known(test, variable.group[np.asarray(test_rows)])
     curve = tuning_curves(train, group_train, variable.n_groups)
@@ -255,7 +256,9 @@ def score_tuning(
     null, null_curves = _shifted(curve, test, group, offsets)
     p = (1 + int((null >= r2).sum())) / (1 + len(null)) if len(null) >= 19 else float("nan")
 
-    length = max(round(stretch_s / bin_size_s), slowest)
+    # By the variable alone: the stretches of two signals have to be the same ones.
+    pace = decorrelation_lag(variable.values[np.asarray(train_rows)][known_train])
+    length = max(round(stretch_s / bin_size_s), 2 * pace)
     resampled = _resample(curve, test, group, length, n_resamples, seed)
     low, high = np.nanquantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
     return TuningScore(
