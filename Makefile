@@ -18,10 +18,10 @@ handbook: install  ## run the chapters, build the report; NWB='file, folder or g
 	@$(VENV) -m saebook handbook --params '$(PARAMS)' --profile '$(PROFILE)' --nwb '$(NWB)'
 
 test: lint types  ## every check but the slow ones, under 12 minutes on two cores
-	@$(VENV) -m pytest $(CHECKS) -m 'not slow'
+	@OMP_NUM_THREADS=1 $(VENV) -m pytest $(CHECKS) -m 'not slow'
 
 test-all: lint types  ## every check
-	@$(VENV) -m pytest $(CHECKS)
+	@OMP_NUM_THREADS=1 $(VENV) -m pytest $(CHECKS)
 
 lint: install
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

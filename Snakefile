@@ -124,9 +124,9 @@ for position, name in enumerate(chapter_sources()):
             options=recording_options,
         priority: 100 - position
         # A constant, since float32 sums depend on it.
-        threads: 2
+        threads: 1
         resources:
             gpu=int(PARAMS == "gpu"),
         shell:
-            "{SAEBOOK} run {params.chapter} --params {wildcards.params} --threads 2"
+            "{SAEBOOK} run {params.chapter} --params {wildcards.params} --threads 1"
             " {params.options:q}"

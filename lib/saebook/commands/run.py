@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recording-key", help=argparse.SUPPRESS)
     parser.add_argument("--recording-content", default="", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="run folder (default: below reports/runs)")
-    parser.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
 
 
 def execute(options: argparse.Namespace) -> int:

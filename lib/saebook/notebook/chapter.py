@@ -59,6 +59,7 @@ def open_chapter(name: str, namespace: dict[str, Any]) -> Chapter:
     kinds = dict(namespace.get("__annotations__", {}))
     given = {key: namespace[key] for key in _candidates(namespace, kinds) if key in namespace}
     parameters = check_values(given, kinds, name)
+    _set_threads()
     namespace.update(parameters)
     folder = os.environ.get("SAEBOOK_RUN_DIR")
     path = Path(folder).resolve() if folder else runs_folder() / name / "interactive"
@@ -76,6 +77,18 @@ def open_chapter(name: str, namespace: dict[str, Any]) -> Chapter:
         f"python {environment['python']} · saebook {environment['saebook']} · run folder {label}"
     )
     return chapter
+
+
+def _set_threads() -> None:
+    """One thread for torch, unless ``OMP_NUM_THREADS`` says otherwise.
+
+    A step of a small SAE is a row of short operations: with two threads they wait for each other
+    more than they compute, 15 times as long where another program shares the cores.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def _candidates(namespace: dict[str, Any], kinds: dict[str, Any]) -> list[str]:

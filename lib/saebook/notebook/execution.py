@@ -88,7 +88,7 @@ def run_chapter(
     record: RunRecord,
     values: dict[str, Any],
     out: Path | None = None,
-    threads: int = 2,
+    threads: int = 1,
     progress: bool = True,
 ) -> RunRecord:
     """Execute a chapter into its run folder.
