@@ -235,7 +235,8 @@ class LatentView:
         """The still figure as PNG."""
         stream = io.BytesIO()
         # As drawn: cropping to the ink would need a second drawing.
-        self.figure().savefig(stream, format="png", dpi=dpi, bbox_inches=None)
+        quick = {"compress_level": 1}
+        self.figure().savefig(stream, format="png", dpi=dpi, bbox_inches=None, pil_kwargs=quick)
         return stream.getvalue()
 
     def widget(self) -> ipywidgets.VBox:
