@@ -31,7 +31,7 @@ def smallest_gap(index: pd.DataFrame, labels: np.ndarray, width: float) -> float
     smallest = np.inf
     for _, rows in index.assign(label=labels).groupby("session", observed=True):
         kept = rows[rows["label"] != "guard"]
-        time, label = kept["time"].to_numpy(), kept["label"].to_numpy()
+        time, label = np.asarray(kept["time"]), np.asarray(kept["label"])
         apart = np.abs(time[:, None] - time[None, :]) - width
         apart = apart[label[:, None] != label[None, :]]
         smallest = min(smallest, apart.min(initial=np.inf))

@@ -75,7 +75,7 @@ def test_learning_rate_follows_the_fractions_of_the_run():
 
 def test_sparsity_coefficient_ramps_from_zero():
     trainer = make("relu", n_steps=100, sparsity_ramp_fraction=0.1)
-    full = trainer.sae.config.sparsity_coefficient
+    full = trainer.sae.config.sparsity_coefficient or 0.0
     seen = []
     for _ in range(12):
         seen.append(trainer.coefficients()["l1_decoder_norm"])

@@ -124,10 +124,10 @@ class SAEConfig:
                     f"sparsity_coefficient = {self.sparsity_coefficient} with {self.architecture}: "
                     "its sparsity is set by k; leave the coefficient out, or use architecture='relu'"
                 )
-            if self.k is None:
-                self._set("k", max(1, min(32, self.d_sae // 16)))
-            if not 1 <= self.k <= self.d_sae:  # pyright: ignore[reportOptionalOperand]
-                raise ConfigError(f"k = {self.k}: it must be between 1 and d_sae = {self.d_sae}")
+            k = max(1, min(32, self.d_sae // 16)) if self.k is None else self.k
+            if not 1 <= k <= self.d_sae:
+                raise ConfigError(f"k = {k}: it must be between 1 and d_sae = {self.d_sae}")
+            self._set("k", k)
             return
         if self.k is not None:
             raise ConfigError(
@@ -185,8 +185,7 @@ def check_types(settings: Any) -> None:
         if "Literal" in allowed or "str" in allowed:
             good, kind = isinstance(value, str), "text"
         elif "float" in allowed:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            good, kind = number and math.isfinite(value), "a finite number"
+            good, kind = _is_finite_number(value), "a finite number"
         elif "bool" in allowed:
             good, kind = isinstance(value, bool), "True or False"
         else:
@@ -196,6 +195,10 @@ def check_types(settings: Any) -> None:
                 f"{type(settings).__name__}.{field.name} = {value!r} "
                 f"({type(value).__name__}): it must be {kind}"
             )
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def build(cls: Any, settings: dict[str, Any]) -> Any:

@@ -40,7 +40,8 @@ class BatchTopK(Architecture):
         if not sae.training:
             return positive * (positive > self._threshold(sae))
         flat = positive.reshape(-1)
-        n_active = min(sae.config.k * (flat.numel() // sae.config.d_sae), flat.numel())
+        n_examples = flat.numel() // sae.config.d_sae
+        n_active = min((sae.config.k or 1) * n_examples, flat.numel())
         values, indices = flat.topk(n_active, sorted=False)
         return torch.zeros_like(flat).scatter(0, indices, values).view_as(positive)
 
@@ -84,7 +85,7 @@ def calibrate_threshold(sae: SAE, x: Tensor) -> float:
     rows = max(1, CALIBRATION_ENTRIES // sae.config.d_sae)
     x = x[:: -(-len(x) // rows)]
     positive = sae.pre_activations(x).relu().reshape(-1)
-    n_active = min(sae.config.k * len(x), positive.numel())
+    n_active = min((sae.config.k or 1) * len(x), positive.numel())
     kept_last = positive.kthvalue(positive.numel() - n_active + 1).values
     below = positive[positive < kept_last]
     dropped_first = below.max() if len(below) else kept_last.new_zeros(())

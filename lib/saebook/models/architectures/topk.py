@@ -21,5 +21,5 @@ class TopK(Architecture):
 
     def select(self, sae: SAE, pre_activations: Tensor) -> Tensor:
         """Keep the k largest of each example."""
-        values, indices = pre_activations.relu().topk(sae.config.k, dim=-1, sorted=False)
+        values, indices = pre_activations.relu().topk(sae.config.k or 1, dim=-1, sorted=False)
         return torch.zeros_like(pre_activations).scatter(-1, indices, values)
