@@ -198,7 +198,7 @@ def _events(
     lags = window_s[0] + (np.arange(n_lags) + 0.5) * lag_s
     conditions = list(_conditions(trials))
     for event in [c for c in trials.columns if str(c).endswith("_time") and c != "stop_time"]:
-        times = pd.to_numeric(trials[event], errors="coerce").to_numpy(dtype=float)
+        times = np.asarray(pd.to_numeric(trials[event], errors="coerce"), dtype=float)
         if not np.isfinite(times).any():
             continue
         trial, since = _last_window(times, centers, window_s)
