@@ -28,8 +28,8 @@
 # `recording_path` set, any NWB file with sorted units will do; trials and behaviour are used where
 # the file has them.
 #
-# **How long.** About half a minute at `smoke`, two minutes at `laptop` on two cores, and about the
-# same at `gpu`.
+# **How long.** On two cores, half a minute at `smoke` and under two minutes at `laptop`; `gpu` trains
+# a larger session, for a machine with a GPU.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session
@@ -234,10 +234,13 @@ scores.max().sort_values(ascending=False).head(6).rename("best latent explains")
 # %% [markdown]
 # ## Does it hold on the test rows, and is it more than one unit?
 #
-# The curve fitted on training rows predicts the test rows. Two questions are put to it:
+# The curve fitted on training rows predicts the test rows: `r2` is the share of variance it explains
+# there (below 0: worse than their mean), with a 95 % interval over stretches of time. Two questions
+# are put to it:
 #
 # - *Could slow drift alone give this?* The test activity is shifted in time, around the end, by at
-#   least twice its autocorrelation time; p counts how often a shifted copy does as well.
+#   least twice its autocorrelation time; p counts how often a shifted copy correlates as well with
+#   the prediction, and "shifted r" is the 95th percentile of those.
 # - *Did it take an SAE?* Single units, principal components and random directions are chosen for the
 #   same variable in the same way on training rows, and scored on the same test rows.
 
@@ -268,13 +271,21 @@ for name, (on_train, on_test) in rivals.items():
         "r2": claim.r2,
         "low": claim.low,
         "high": claim.high,
-        "null": np.quantile(claim.null, 0.95) if len(claim.null) else np.nan,
+        "r": claim.r,
+        "shifted r": np.quantile(claim.null, 0.95) if len(claim.null) else np.nan,
         "p": claim.p,
     }
 table = pd.DataFrame.from_dict(rows, orient="index")
 table.round(3)
 
+
 # %%
+def span(low: float, high: float) -> str:
+    """An interval, or why there is none."""
+    known = np.isfinite(low) and np.isfinite(high)
+    return f"[{low:.3f}, {high:.3f}]" if known else "[too few independent stretches]"
+
+
 claim, unit = claims["SAE latent"], claims["best unit"]
 gain = claim.r2 - unit.r2
 pairs = claim.resampled - unit.resampled
@@ -292,9 +303,9 @@ else:
     verdict = f"holds, but latent {latent} cannot be told from the best single unit"
 print(
     f"Latent {latent} and {variable.name}: {claim.r2:.2f} of the test variance explained "
-    f"[{claim.low:.2f}, {claim.high:.2f}],\np = {claim.p:.3f} over {len(claim.null)} shifts of at "
-    f"least {claim.shortest_shift_s:.2g} s of the rows where the variable is known.\n"
-    f"Gain over unit {table.loc['best unit', 'which']}: {gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}]."
+    f"{span(claim.low, claim.high)},\np = {claim.p:.3f} over {len(claim.null)} shifts of at "
+    f"least {claim.shortest_shift_s:.2g} s.\n"
+    f"Gain over unit {table.loc['best unit', 'which']}: {gain:+.3f} {span(gain_low, gain_high)}."
     f"\nVerdict: {verdict}."
 )
 
@@ -305,9 +316,9 @@ figure
 
 # %% [markdown]
 # **Reading it.** On the left, the latent's mean activity against the variable; outside the grey band
-# it is more than drift would give. On the right, the share of test variance explained, with 95 %
-# intervals over stretches of time; red marks say what shifted copies reach. Intervals that overlap
-# much do not settle a comparison: the paired gain printed above does.
+# it is more than drift would give. On the right, the share of test variance explained. Intervals that
+# overlap do not settle a comparison: the paired gain printed above does, because it resamples the same
+# stretches for both.
 
 # %% [markdown]
 # ## Which units define it?
@@ -385,18 +396,26 @@ view
 # One latent was tried, on one recording, from one seed: that is a demonstration, not a result.
 
 # %%
-if named:
+if named and holds:
     print(
-        f"In this recording the SAE gives a latent that {variable.name} explains to "
-        f"{claim.r2:.0%}\n[{claim.low:.0%}, {claim.high:.0%}] on rows it never saw (p = {claim.p:.3f})."
+        f"On rows it never saw, {variable.name} explains {claim.r2:.2f} {span(claim.low, claim.high)} "
+        f"of the variance of latent {latent} (p = {claim.p:.3f})."
     )
-    print(f"The claim {verdict}, a gain of {gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}].")
+    print(f"The claim {verdict}: a gain of {gain:+.3f} {span(gain_low, gain_high)}.")
+elif named:
+    print(f"The best claim on training rows {verdict} (p = {claim.p:.3f}).")
+    print("From this recording, at these settings, no latent can be named.")
 else:
     print(
         "In this recording nothing outside the spikes can name a latent: it has no trials or behaviour."
     )
     print(
         f"The SAE's FVU of {sae_fvu:.3f} against {raw_fvu:.3f} for raw units is all that can be said."
+    )
+if recovery:
+    print(
+        f"Over all planted features, latents reach a mean r of {recovery['SAE latent']['mean r']:.2f} "
+        f"and single units {recovery['best unit']['mean r']:.2f}."
     )
 
 # %%

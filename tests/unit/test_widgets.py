@@ -77,6 +77,7 @@ def test_menus_redraw_once_and_follow_the_attributes(parts, monkeypatch):
     assert view._picture.value != before
     view.latent = view.order[1]
     assert view._latent_menu.value == view.order[1] and len(drawn) == 2
+    assert view._variable_menu is not None
     view._variable_menu.value = "go_time, by side"
     assert view.variable == "go_time, by side" and len(drawn) == 3
     kept = view.latent

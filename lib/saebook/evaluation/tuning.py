@@ -159,13 +159,16 @@ class TuningScore:
     ----------
     r2
         Share of test variance explained.
+    r
+        Correlation of prediction and activity on test rows: what is shifted, since it does not
+        depend on how active the latent is at other times.
     low, high
         95 % interval of r2 over resampled stretches of the test rows.
     p
         ``(1 + hits) / (1 + n)`` over circular shifts of the test rows; NaN where the test rows
         are too short to shift.
     null
-        r2 at each shift [n_shifts].
+        r at each shift [n_shifts].
     resampled
         r2 of each resampling [n]; the same stretches at the same seed, so two scores on the same
         rows can be compared pair by pair.
@@ -178,6 +181,7 @@ class TuningScore:
     """
 
     r2: float
+    r: float
     low: float
     high: float
     p: float
@@ -240,22 +244,32 @@ def score_tuning(
     (True, 0.002)
     """
     train, test = np.asarray(train, dtype=float), np.asarray(test, dtype=float)
-    # Only rows where the variable is known, so that a shift can't trade them for the others.
-    known_train = variable.group[np.asarray(train_rows)] >= 0
-    train, group_train = _known(train, variable.group[np.asarray(train_rows)])
-    test, group = _known(test, variable.group[np.asarray(test_rows)])
+    group_train, group = (variable.group[np.asarray(rows)] for rows in (train_rows, test_rows))
     curve = tuning_curves(train, group_train, variable.n_groups)
     r2 = float(tuning_r2(curve, test, group))
 
-    slowest = max(decorrelation_lag(train), decorrelation_lag(curve[group_train]))
-    rng = np.random.default_rng(seed)
-    # Twice, since at one autocorrelation time a third of the correlation is left.
-    slowest = 2 * slowest
-    offsets = np.arange(slowest, len(test) - slowest + 1)
-    offsets = rng.permutation(offsets)[:n_shifts]
-    null, null_curves = _shifted(curve, test, group, offsets)
-    p = (1 + int((null >= r2).sum())) / (1 + len(null)) if len(null) >= 19 else float("nan")
+    # Windows around events follow one another when what lies between is cut out, so a shift
+    # among them alone would bring every trial back into place; elsewhere, a shift must not trade
+    # rows where the variable is known, such as movements, for the others.
+    whole = variable.kind == "event"
+    moved, at = (test, group) if whole else _known(test, group)
+    known_train = group_train >= 0
+    predicted = np.where(
+        known_train, curve[group_train], np.nanmean(curve[group_train[known_train]])
+    )
+    kept = slice(None) if whole else known_train
+    slowest = 2 * max(decorrelation_lag(train[kept]), decorrelation_lag(predicted[kept]))
+    offsets = np.arange(slowest, len(moved) - slowest + 1)
+    offsets = np.random.default_rng(seed).permutation(offsets)[:n_shifts]
+    null, null_curves = _shifted(curve, moved, at, offsets)
+    observed, _ = _shifted(curve, moved, at, np.array([0]))
+    r = float(observed[0])
 
+    # A rounding error must not turn a tie into a miss.
+    hits = int((null >= r - 1e-12).sum())
+    p = (1 + hits) / (1 + len(null)) if len(null) >= 19 and np.isfinite(r) else float("nan")
+
+    test, group = _known(test, group)
     # By the variable alone: the stretches of two signals have to be the same ones.
     pace = decorrelation_lag(variable.values[np.asarray(train_rows)][known_train])
     length = max(round(stretch_s / bin_size_s), 2 * pace)
@@ -263,6 +277,7 @@ def score_tuning(
     low, high = np.nanquantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
     return TuningScore(
         r2=r2,
+        r=r,
         low=float(low),
         high=float(high),
         p=p,
@@ -278,22 +293,31 @@ def score_tuning(
 def _shifted(
     curve: np.ndarray, test: np.ndarray, group: np.ndarray, offsets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score and tuning curves of the test rows rolled by each offset, by Fourier transform."""
-    n, n_groups = len(test), len(curve)
-    if not len(offsets):
-        return np.empty(0), np.empty((0, n_groups))
-    spectrum = np.conj(np.fft.rfft(test))
-    sums = np.empty((len(offsets), n_groups))
-    for g in range(n_groups):
-        # Entry s is the sum of test[t - s] over the rows t of this group.
-        sums[:, g] = np.fft.irfft(np.fft.rfft(group == g) * spectrum, n)[offsets]
-    counts = np.bincount(group, minlength=n_groups)
+    """Correlation and tuning curves with rows rolled by each offset, by Fourier transform."""
+    n_rows, n_groups = len(test), len(curve)
+    known = group >= 0
+    n = int(known.sum())
+    if not len(offsets) or not n:
+        return np.full(len(offsets), np.nan), np.full((len(offsets), n_groups), np.nan)
+
+    def sums_over(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        # Entry s is the sum of values[t - s] over the rows t.
+        product = np.fft.rfft(rows) * np.conj(np.fft.rfft(values))
+        return np.fft.irfft(product, n_rows)[-offsets % n_rows]
+
+    centred = test - test.mean()
+    sums = np.stack([sums_over(group == g, centred) for g in range(n_groups)], axis=1)
+    counts = np.bincount(group[known], minlength=n_groups)
     with np.errstate(invalid="ignore", divide="ignore"):
-        curves = sums / counts
+        curves = sums / counts + test.mean()
     filled = _filled(curve, counts)
-    error = (test**2).sum() - 2 * sums @ filled + counts @ filled**2
-    total = ((test - test.mean()) ** 2).sum()
-    return 1.0 - error / total if total > 0 else np.full(len(offsets), np.nan), curves
+    mean = sums.sum(axis=1) / n
+    spread = np.clip(sums_over(known, centred**2) / n - mean**2, 0.0, None)
+    of_curve = counts @ filled / n
+    covariance = sums @ filled / n - mean * of_curve
+    scale = np.sqrt(spread * (counts @ filled**2 / n - of_curve**2))
+    varies = scale > 1e-12
+    return np.where(varies, covariance / np.where(varies, scale, 1.0), 0.0), curves
 
 
 def _resample(

@@ -48,6 +48,20 @@ def top_moments(activity: Any, n: int = 6, apart: int = 10) -> np.ndarray:
     return np.array(chosen, dtype=np.int64)
 
 
+def card_figure() -> Figure:
+    """An empty figure for cards to be drawn into.
+
+    Examples
+    --------
+    >>> len(card_figure().axes)
+    0
+    """
+    figure = Figure(figsize=CARD_SIZE, dpi=100)
+    # The places are fixed: laying out anew at every choice would take most of the time.
+    figure.set_layout_engine("none")
+    return figure
+
+
 @styled
 def plot_latent_card(
     activity: Any,
@@ -103,7 +117,7 @@ def plot_latent_card(
     """
     activity, time = np.asarray(activity, dtype=float), np.asarray(time, dtype=float)
     counts, weights = np.asarray(counts), np.asarray(weights, dtype=float)
-    figure = Figure(figsize=CARD_SIZE, dpi=100, layout="none") if figure is None else figure
+    figure = card_figure() if figure is None else figure
     over_time, units, follows, moments = _places(figure)
     figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=10, fontweight="bold")
     strongest = top_moments(activity, apart=max(1, round(0.5 / bin_size_s)))
@@ -124,7 +138,6 @@ def _places(figure: Figure) -> list[Any]:
             _empty(axes)
         return list(figure.axes)
     figure.clear()
-    # Fixed places: laying out anew at every choice would take most of the time.
     grid = figure.add_gridspec(
         2, 2, left=0.075, right=0.985, top=0.885, bottom=0.105, wspace=0.24, hspace=0.5,
         width_ratios=[1.25, 1.0],

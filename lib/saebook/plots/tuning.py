@@ -39,7 +39,7 @@ def plot_tuning_claim(
         The variable scored.
     rivals : DataFrame
         One row per signal scored in the same way, index its name; columns ``r2``, ``low``,
-        ``high``, ``null`` (the 95th percentile of shifted scores). The first row is set off.
+        ``high`` (NaN for no interval) and ``p``. The first row is set off.
     title : str
         Heading of the left panel.
 
@@ -62,11 +62,11 @@ def plot_tuning_claim(
     >>> phase = Variable("phase", "continuous", step * 1.0, step, np.arange(4.0))
     >>> rows = np.arange(400)
     >>> score = score_tuning(step[:200], step[200:], phase, rows[:200], rows[200:], bin_size_s=1.0)
-    >>> table = pd.DataFrame({"r2": [1.0], "low": [0.9], "high": [1.0], "null": [0.0]}, ["latent"])
+    >>> table = pd.DataFrame({"r2": [1.0], "low": [0.9], "high": [1.0], "p": [0.01]}, ["latent"])
     >>> len(plot_tuning_claim(score, phase, table).axes)
     2
     """
-    require_columns(rivals, ["r2", "low", "high", "null"], "rivals")
+    require_columns(rivals, ["r2", "low", "high", "p"], "rivals")
     figure, (curve, points) = panels(1, 2, height=2.7, width_ratios=[1.2, 1.0])
     _draw_curves(curve, score, variable)
     curve.set_title(title or "Tuning on test rows")
@@ -92,41 +92,38 @@ def _draw_curves(axes: Axes, score: Any, variable: Any) -> None:
     for i, (name, color) in enumerate(zip(names, PALETTE.values(), strict=False)):
         axes.plot(centres, test[i], "o-", color=color, label=name or "test")
         axes.plot(centres, train[i], "--", color=color, lw=0.9, label=None if name else "training")
-    axes.set_ylim(bottom=0)
+    # Room for the legend above the curves.
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     axes.set_xlabel(variable.axis)
     axes.set_ylabel("mean activity")
     if variable.kind == "event":
         vertical_line(axes, 0.0)
     if variable.kind == "circular":
         axes.set_xticks([-180, -90, 0, 90, 180])
-    axes.legend(loc="best", fontsize=7, ncols=2 if len(names) > 4 else 1)
+    axes.legend(loc="upper left", fontsize=7, ncols=3, columnspacing=1.0)
 
 
 def _draw_rivals(axes: Axes, rivals: pd.DataFrame) -> None:
     rows = np.arange(len(rivals))
     r2 = rivals["r2"].to_numpy(dtype=float)
     ends = rivals[["low", "high"]].to_numpy(dtype=float)
-    null = rivals["null"].to_numpy(dtype=float)
     for row in rows:
         color = PALETTE["blue"] if row == 0 else GREY
         if np.isfinite(ends[row]).all():
             axes.plot(ends[row], [row, row], color=color, lw=1.4)
         axes.plot(r2[row], row, "o", color=color, markersize=6 if row == 0 else 5)
-        if np.isfinite(null[row]):
-            label = "shifted, 95th percentile" if row == 0 else None
-            axes.plot(null[row], row, "|", color=PALETTE["vermillion"], markersize=9, label=label)
-    axes.set_yticks(rows, [str(name) for name in rivals.index])
+    p = rivals["p"].to_numpy(dtype=float)
+    labels = [f"{n}\np = {v:.3f}" if np.isfinite(v) else str(n) for n, v in zip(rivals.index, p)]
+    axes.set_yticks(rows, labels)
     axes.set_ylim(len(rivals) - 0.5, -0.5)
-    lowest = np.nanmin(np.r_[r2, null, ends.ravel(), 0.0])
-    axes.set_xlim(
-        max(lowest - 0.05, -1.0), min(1.02, max(0.1, 1.1 * np.nanmax(np.r_[r2, ends.ravel(), 0.0])))
-    )
+    shown = np.r_[r2, ends.ravel(), 0.0]
+    low, high = max(np.nanmin(shown), -1.0), np.nanmax(shown)
+    margin = max(0.05 * (high - low), 0.005)
+    axes.set_xlim(low - margin, high + margin)
     vertical_line(axes, 0.0)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("test variance explained")
     axes.set_title("Beside its rivals")
-    if np.isfinite(null).any():
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.24), fontsize=7.5)
 
 
 @styled

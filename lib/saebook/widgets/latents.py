@@ -16,7 +16,7 @@ from saebook.errors import DataError
 from saebook.evaluation import decoder_directions
 from saebook.evaluation.tuning import tuning_curves
 from saebook.evaluation.variables import Variable
-from saebook.plots.latent_card import CARD_SIZE, plot_latent_card
+from saebook.plots.latent_card import card_figure, plot_latent_card
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -155,7 +155,7 @@ class LatentView:
         self._scores = None if scores is None or not self._variables else scores
         self._density = (activity > 0).mean(axis=0)
         self._sorted_by = SORTED_BY[0] if self._scores is not None else SORTED_BY[1]
-        self._figure = Figure(figsize=CARD_SIZE, dpi=100, layout="none")
+        self._figure = card_figure()
         self._box: Any = None
         self._drawn: Any = None
         self._latent = self.order[0] if latent is None else int(latent)
@@ -324,8 +324,10 @@ class LatentView:
     def _draw_picture(self) -> None:
         source = base64.b64encode(self.png()).decode("ascii")
         words = html.escape(self.description, quote=True)
+        # JupyterLab moves between cells on arrow keys, even in a menu: in here they are the menu's.
+        keys = "this.closest('.widget-vbox')?.setAttribute('data-lm-suppress-shortcuts', 'true')"
         self._picture.value = (
-            f'<img src="data:image/png;base64,{source}" alt="{words}" width="{WIDTH_PX}" '
+            f'<img onload="{keys}" src="data:image/png;base64,{source}" alt="{words}" width="{WIDTH_PX}" '
             'style="max-width: 100%; background: white">'
         )
 
