@@ -33,8 +33,8 @@
 # **You need** an NWB file with units (trials, behaviour and planted truth are used where they are
 # there), or nothing: without a file the chapter simulates a session whose every defect is known.
 #
-# **It takes** about TIME_SMOKE at smoke settings, TIME_LAPTOP at laptop settings and TIME_GPU at
-# the settings of `gpu.yaml`, all on two CPU cores; nothing here uses a GPU.
+# **It takes** about 1 minute at smoke settings, 2 minutes at laptop settings and 11 minutes at the
+# settings of `gpu.yaml`, each measured on two busy CPU cores; nothing here uses a GPU.
 #
 # Words: a *unit* is one spike train of the sorter, a *bin* one row of the matrix, a *cell* one unit
 # in one bin. *The working notes* are the notes that this handbook grew from.
@@ -48,6 +48,7 @@ min_rate_hz: float = 0.5  # rate floor, Hz; about 0.05 in hippocampus
 max_isi_violations: float = 0.1  # limit of the measure isi_metric
 isi_threshold_s: float = 0.002  # refractory period, s
 isi_metric: str = "ratio"  # ratio (Hill), fraction or contamination (Llobet)
+labels: list[str] = ["good"]  # sorter labels kept; empty: any
 undecided: str = "keep"  # keep or drop units with too few spikes to decide
 bin_sizes_ms: list[float] = [10.0, 20.0, 50.0, 100.0, 200.0]  # bin sizes compared, ms
 align_to: str = ""  # trials column with a time, s; empty: movement onset, go cue or start
@@ -74,7 +75,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from IPython.display import display
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy.optimize import brentq
 from scipy.signal import lfilter
 from scipy.sparse import csr_array
@@ -119,6 +120,7 @@ SPLIT_COLOURS = {
 }
 
 
+pd.set_option("display.max_colwidth", None)
 told: set[str] = set()
 
 
@@ -214,7 +216,7 @@ criteria = UnitCriteria(
     max_isi_violations=max_isi_violations,
     isi_threshold_s=isi_threshold_s,
     isi_metric=isi_metric,
-    labels=("good",),
+    labels=tuple(labels) or None,
     undecided=undecided,
 )
 with warnings.catch_warnings(record=True) as caught:
@@ -249,7 +251,7 @@ def kept_under(rules: UnitCriteria) -> np.ndarray:
 rules = {
     f"rate ≥ {min_rate_hz:g} Hz": {"min_rate_hz": min_rate_hz},
     f"ISI {isi_metric} ≤ {max_isi_violations:g}": {"max_isi_violations": max_isi_violations},
-    "label good": {"labels": ("good",)},
+    f"label {' or '.join(labels) or 'any'}": {"labels": tuple(labels) or None},
 }
 alone = {name: kept_under(replace(no_rule, **rule)) for name, rule in rules.items()}
 rows, left = [], np.ones(recording.n_units, bool)
@@ -481,12 +483,14 @@ else:
 
 # %%
 if truth is not None:
-    clean = truth["true_defect"].isin(["none", "drifting", "lost", "duplicate", "low_rate"])
+    # Duplicates are left out: their jitter of ±0.3 ms can make a short interval of a legal one.
+    clean = truth["true_defect"].isin(["none", "drifting", "lost", "low_rate"])
     bad = truth["true_contamination"] > limit_share
     slow = truth["true_defect"] == "low_rate"
-    slow_truth = truth["true_rate_hz"] < min_rate_hz
-    assert not (clean & (usable["verdict"] == "fail")).any(), "a clean unit can't fail"
-    print(f"uncontaminated units that fail on short intervals: 0 of {int(clean.sum())}")
+    accused = int((clean & (usable["verdict"] == "fail")).sum())
+    if isi_threshold_s <= 0.002:  # the shortest refractory period planted
+        assert not accused, "a clean unit can't fail"
+    print(f"uncontaminated units that fail on short intervals: {accused} of {int(clean.sum())}")
     print(
         f"contaminated beyond the limit and kept: {int((bad & facts['kept']).sum())} of "
         f"{int(bad.sum())}; without the label rule "
@@ -580,8 +584,13 @@ if truth is not None:
     copies = truth[truth["true_duplicate_of"] >= 0]
     wanted = {frozenset((int(u), int(t))) for u, t in copies["true_duplicate_of"].items()}
     found = {frozenset((int(u), int(t))) for u, t in zip(twins["unit"], twins["twin"])}
-    assert wanted == found, f"planted pairs {wanted}, found {found}"
-    print(f"planted pairs: {len(wanted)}, found: {len(found)}, none by any quality rule")
+    assert wanted <= found, f"planted pairs {wanted}, found {found}"
+    print(
+        f"planted pairs: {len(wanted)}, found: {len(wanted & found)}, "
+        f"others found: {len(found - wanted)}; no quality rule removed either of a pair"
+        if twins["both kept"].all()
+        else f"planted pairs: {len(wanted)}, found: {len(wanted & found)}"
+    )
 
 # %%
 figure, (spread, lags) = panels(1, 2, height=2.5)
@@ -742,11 +751,12 @@ print(
     f"clustering in time {clustering_part:+.3f}"
 )
 near = abs(measured - 0.8) <= 0.05
-print(
-    "verdict: the notes' 0.8 is "
+claim_verdict = (
+    f"{measured:.2f} zero cells at half a spike per cell: the notes' 0.8 is "
     + ("about what these units give" if near else "not what these units give")
-    + f" at half a spike per cell ({measured:.2f}); equal Poisson units would not give it"
+    + f"; equal Poisson units would give {np.exp(-spikes_per_cell):.2f}"
 )
+print("verdict:", claim_verdict)
 
 # %% [markdown]
 # ### The other half: "50 ms is similar to 100 ms"
@@ -820,18 +830,19 @@ def between_trials(events: np.ndarray, width: float, seed: int) -> tuple[np.ndar
 
 
 def between_units(width: float, shifted: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Covariance of the summed counts of two halves of the units, per halving, and its scale."""
+    """Covariance of the summed counts of two halves of the units, per block of time."""
     counts = bin_spikes(distinct.spike_times, width, start, stop)
     rng = np.random.default_rng(seed)
-    signal, scale = [], []
+    signal, scale = np.zeros(10), np.zeros(10)
     for _ in range(n_halvings):
         half = rng.permutation(counts.shape[1]) < counts.shape[1] // 2
         a, b = (counts @ (half == side).astype(float) for side in (True, False))
         if shifted:
             b = np.roll(b, int(rng.integers(len(b) // 10, len(b) - len(b) // 10)))
-        signal.append(np.mean((a - a.mean()) * (b - b.mean())))
-        scale.append(a.std() * b.std())
-    return np.array(signal), np.array(scale)
+        together = np.array_split((a - a.mean()) * (b - b.mean()), 10)
+        signal += np.array([block.mean() for block in together]) / n_halvings
+        scale += a.std() * b.std() / n_halvings
+    return signal, scale
 
 
 # %%
@@ -850,7 +861,7 @@ def resolution_by(halves_of: str) -> tuple[pd.DataFrame, np.ndarray]:
         scale.append(real[1])
         null_signal.append(chance[0])
     signal, scale, null_signal = (np.array(part) for part in (signal, scale, null_signal))
-    # Resampling units (or halvings) gives the interval of both ratios of sums.
+    # Resampling units (or blocks of time) gives the interval of both ratios of sums.
     draws = np.random.default_rng(seed).integers(0, signal.shape[1], (400, signal.shape[1]))
     hz2 = signal / widths[:, None] ** 2
     share = signal[:, draws].sum(2) / scale[:, draws].sum(2)  # [n_widths, 400]
@@ -882,7 +893,7 @@ for candidate, possible in (("trials", by_trials), ("units", distinct.n_units >=
     print(f"halves of the {candidate} share no signal beyond the null at every bin size")
 measurable = halves_of is not None
 if measurable:
-    resampled = "units" if halves_of == "trials" else "halvings of the units"
+    resampled = "units" if halves_of == "trials" else "ten blocks of time"
     print(f"halves of the {halves_of} are compared; 95 % intervals from resampling {resampled}")
     display(resolution.round(3))
 else:
@@ -914,6 +925,7 @@ if measurable:
 figure if measurable else None
 
 # %%
+width_verdict = "not measurable here"
 if measurable:
     at_50, at_100 = (int(np.argmin(np.abs(widths - w))) for w in (0.05, 0.1))
     loss = 1 - boot_kept[at_100] / boot_kept[at_50]
@@ -925,11 +937,13 @@ if measurable:
         f"and {middle:.1%} [{low:.1%}, {high:.1%}] of the signal variance is averaged away"
     )
     if high < 0.1:
-        print("verdict: similar in signal (less than a tenth is lost), not in sparsity")
+        word = "similar in signal (less than a tenth is lost), not in sparsity"
     elif low > 0.1:
-        print("verdict: not similar; the wider bin averages away more than a tenth of the signal")
+        word = "not similar, the wider bin averages away more than a tenth of the signal"
     else:
-        print("verdict: undecided, the interval holds a tenth")
+        word = "undecided whether more or less than a tenth of the signal is lost"
+    width_verdict = f"{middle:.1%} [{low:.1%}, {high:.1%}] of the signal lost at 100 ms: {word}"
+    print("verdict:", width_verdict)
 
 # %% [markdown]
 # ## 4. Train, validation and test
@@ -1109,15 +1123,14 @@ for panel, name in zip(axes, inputs, strict=True):
     panel.set_xlabel("time constant (s)")
     panel.set_title(f"from {name}")
 axes[0].set_ylabel("R² on what cannot be known")
-axes[0].legend(loc="lower right")
+axes[1].legend(loc="upper left")
 chapter.save_figure(figure, "leakage")
 figure
 
 # %%
-print(leak_table.map(lambda interval: f"{interval.mean:+.2f}").to_string())
 blocks = np.diff(np.r_[run_starts, len(time)])[[split[i] == "test" for i in run_starts]]
 print(
-    f"\ntest blocks last {np.median(blocks) * bin_size_s:.1f} s (median); "
+    f"test blocks last {np.median(blocks) * bin_size_s:.1f} s (median); "
     f"guard {session['guard_s']:.2f} s; the last second reaches {n_second * bin_size_s:.2f} s back"
 )
 fooled = leak[leak["r2"].map(lambda interval: interval.low > 0.05)]
@@ -1223,6 +1236,7 @@ for name in ("train", "validation", "test"):
     kept_share = 100 * window_table[name] / max(window_table[name].iloc[0], 1)
     surviving.plot(window_table.index, kept_share, "o-", color=SPLIT_COLOURS[name], label=name)
 surviving.set(xlabel="window (bins)", ylabel="windows left (% of bins)", ylim=(0, 104))
+surviving.xaxis.set_major_locator(MaxNLocator(integer=True))
 surviving.legend(loc="lower left")
 chapter.save_figure(figure, "windows")
 figure
@@ -1374,6 +1388,8 @@ if not history.empty:
             bars = np.nan_to_num([[i.mean - i.low, i.high - i.mean] for i in intervals]).T
             at = table.index.to_numpy() + 0.12 * (number - 1.5)
             axes.errorbar(at, mean, bars, fmt=style, color=colour, capsize=2, label=label)
+    for axes in (level, gain):
+        axes.set_xticks([0, *history_bins])
     level.set(xlabel="bins of history", ylabel="R² on test rows")
     level.set_title("Prediction of a unit")
     gain.axhline(0, color=GREY, linewidth=0.8)
@@ -1426,17 +1442,25 @@ zero_here = float(sparsity["zero_share"].loc[bin_size_s])
 poisson_here = float(sparsity["poisson"].loc[bin_size_s])
 n_undecided = int((usable["kept"].astype(bool) & (usable["verdict"] == "undecided")).sum())
 rule_words = ", ".join(f"{name} (-{int((~kept).sum())})" for name, kept in alone.items())
+gains = [f"past of {name}: {gain:+.3f} R²" for name, gain in history_gain.items()]
 answer = [
     ("units", f"{store.d_in} of {len(quality)}", rule_words),
-    ("undecided units", f"{undecided} {n_undecided}", f"one violation decides below "
-     f"{one_violation_hz:.2g} Hz"),
-    ("bin", f"{1000 * bin_size_s:g} ms", f"{zero_here:.0%} zero cells (Poisson {poisson_here:.0%}), "
-     f"{sparsity['active_units'].loc[bin_size_s]:.1f} active units a bin"),
+    (
+        "undecided units",
+        f"{undecided} {n_undecided}",
+        f"a single short interval exceeds the limit below {one_violation_hz:.2g} Hz",
+    ),
+    (
+        "bin",
+        f"{1000 * bin_size_s:g} ms",
+        f"{zero_here:.0%} zero cells (Poisson {poisson_here:.0%}), "
+        f"{sparsity['active_units'].loc[bin_size_s]:.1f} active units a bin",
+    ),
+    ("50 ms and 0.8", "tested", claim_verdict),
+    ("50 or 100 ms", "tested", width_verdict),
     ("split", f"by {session['split_by']}", f"guard {session['guard_s']:.2f} s"),
-    ("seq_len", "1 to begin with", "; ".join(
-        f"past of {name}: {gain:+.3f} R²" for name, gain in history_gain.items()
-    ) or "history not testable here"),
-]  # fmt: skip
+    ("seq_len", "1 to begin with", "; ".join(gains) or "history not testable here"),
+]
 pd.DataFrame(answer, columns=["setting", "chosen", "why"]).set_index("setting")
 
 # %%
@@ -1486,6 +1510,8 @@ chapter.save_metrics(
         "claim_zero_share_at_10hz": round(measured, 4),
         "claim_needs_sigma": round(needed, 3),
         "bins": len(store),
+        "claim_50ms": claim_verdict,
+        "50_or_100_ms": width_verdict,
         "missed_contaminated": {name: round(float(value), 4) for name, value in miss.items()},
         "leak_by_bin": {
             f"{row.input}, {row.tau_s:g} s": round(row.r2.mean, 4)
