@@ -262,7 +262,7 @@ class LatentView:
         self._picture = ipywidgets.HTML()
         self._latent_menu = ipywidgets.Dropdown(
             options=self._latent_options(), value=self._latent, description="Latent", style=wide,
-            tooltip="the latent shown; arrow keys go through the list",
+            tooltip="the latent shown",
             layout=ipywidgets.Layout(width="260px"),
         )  # fmt: skip
         self._order_menu = ipywidgets.Dropdown(
@@ -324,10 +324,8 @@ class LatentView:
     def _draw_picture(self) -> None:
         source = base64.b64encode(self.png()).decode("ascii")
         words = html.escape(self.description, quote=True)
-        # JupyterLab moves between cells on arrow keys, even in a menu: in here they are the menu's.
-        keys = "this.closest('.widget-vbox')?.setAttribute('data-lm-suppress-shortcuts', 'true')"
         self._picture.value = (
-            f'<img onload="{keys}" src="data:image/png;base64,{source}" alt="{words}" width="{WIDTH_PX}" '
+            f'<img src="data:image/png;base64,{source}" alt="{words}" width="{WIDTH_PX}" '
             'style="max-width: 100%; background: white">'
         )
 
