@@ -59,17 +59,23 @@ from IPython.display import display
 from saebook.data import UnitCriteria, prepare, read_recording, select_units
 from saebook.evaluation import (
     RandomDictionary,
+    candidate_variables,
     control_table,
     decoder_directions,
     evaluate,
     pca_control,
     recover_activity,
+    score_tuning,
+    tuning_table,
 )
-from saebook.evaluation.tuning import score_tuning, tuning_table
-from saebook.evaluation.variables import candidate_variables
 from saebook.models import SAEConfig, save_sae
-from saebook.plots import dropped_per_rule, plot_controls, plot_raster
-from saebook.plots.tuning import plot_decoder_weights, plot_tuning_claim
+from saebook.plots import (
+    dropped_per_rule,
+    plot_controls,
+    plot_decoder_weights,
+    plot_raster,
+    plot_tuning_claim,
+)
 from saebook.training import TrainConfig, fit
 from saebook.widgets import latent_view
 

@@ -22,6 +22,14 @@ from saebook.evaluation.recovery import (
     recover_features,
 )
 from saebook.evaluation.scorecard import evaluate
+from saebook.evaluation.tuning import (
+    TuningScore,
+    score_tuning,
+    tuning_curves,
+    tuning_r2,
+    tuning_table,
+)
+from saebook.evaluation.variables import Variable, candidate_variables
 from saebook.metrics import ScoreCard
 
 __all__ = [
@@ -32,6 +40,9 @@ __all__ = [
     "Recovery",
     "ScoreCard",
     "ShuffleControl",
+    "TuningScore",
+    "Variable",
+    "candidate_variables",
     "control_table",
     "decoder_directions",
     "evaluate",
@@ -40,6 +51,10 @@ __all__ = [
     "raw_unit_control",
     "recover_activity",
     "recover_features",
+    "score_tuning",
     "shuffle_control",
     "shuffle_units",
+    "tuning_curves",
+    "tuning_r2",
+    "tuning_table",
 ]

@@ -1,5 +1,6 @@
 """Figures of the handbook: arrays and tables in, matplotlib figures out, one style for all."""
 
+from saebook.plots.latent_card import plot_latent_card
 from saebook.plots.latents import plot_latent_peth, plot_latent_tuning
 from saebook.plots.scores import (
     plot_controls,
@@ -26,6 +27,7 @@ from saebook.plots.style import (
     vertical_line,
 )
 from saebook.plots.training import plot_training_history
+from saebook.plots.tuning import plot_decoder_weights, plot_tuning_claim
 
 __all__ = [
     "COLUMN_WIDTH",
@@ -38,6 +40,8 @@ __all__ = [
     "panels",
     "plot_controls",
     "plot_count_sparsity",
+    "plot_decoder_weights",
+    "plot_latent_card",
     "plot_latent_peth",
     "plot_latent_tuning",
     "plot_raster",
@@ -45,6 +49,7 @@ __all__ = [
     "plot_recovery_scores",
     "plot_score_card",
     "plot_training_history",
+    "plot_tuning_claim",
     "plot_unit_quality",
     "styled",
     "use_style",
