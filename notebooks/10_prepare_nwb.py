@@ -1008,10 +1008,11 @@ chapter.save_figure(figure, "splits")
 figure
 
 # %% [markdown]
-# **Is the gap long enough?** `prepare` takes the lag at which the autocorrelation of the population
-# count first falls below 1/e. Much of the variance of a count in one narrow bin is Poisson noise,
-# which is gone one bin later; correlation that is left beyond the gap can be slow all the same. So
-# look at the curve, against that of the same counts in shuffled order.
+# **Is the gap long enough?** Much of the variance of a count in one narrow bin is Poisson noise, which
+# is gone one bin later. So `prepare` measures from there: it takes the lag at which the
+# autocorrelation of the population count has fallen by 1/e from its value one bin away. Correlation
+# that is left beyond the gap can be slow all the same, so look at the curve, against that of the same
+# counts in shuffled order.
 
 # %%
 counts = store.array().astype(np.float32)
@@ -1031,7 +1032,7 @@ lags_s = np.arange(1, n_lags + 1) * bin_size_s
 lagged.plot(lags_s, null[1:], color=LIGHT_GREY, label="shuffled")
 lagged.plot(lags_s, autocorrelation[1:], color=PALETTE["blue"], label="population count")
 lagged.set_xscale("log")
-horizontal_line(lagged, 1 / np.e, "1/e")
+horizontal_line(lagged, autocorrelation[1] / np.e, "1/e of lag 1")
 vertical_line(lagged, session["autocorrelation_time_s"])
 lagged.set(xlabel="lag (s)", ylabel="autocorrelation")
 lagged.legend(loc="upper right")

@@ -207,9 +207,8 @@ def guard_gap(
 ) -> tuple[float, dict[str, Any]]:
     """Return the gap between splits, s, and how it was found.
 
-    Unless given, it is the autocorrelation time of the population count: the lag at which its
-    autocorrelation first falls below 1/e. It is at least a bin, and at most 10 s and a sixtieth
-    of the recording.
+    Unless given, it is the autocorrelation time of the population count (see
+    `decorrelation_lag`), at least a bin, and at most 10 s and a sixtieth of the recording.
 
     Parameters
     ----------
@@ -242,23 +241,31 @@ def guard_gap(
 
 
 def decorrelation_lag(signal: np.ndarray) -> int:
-    """Return the first lag, in samples, at which the autocorrelation is below 1/e.
+    """Return the lag, in samples, at which the autocorrelation has fallen by 1/e from lag 1.
 
-    A constant signal has no autocorrelation: 1.
+    The variance of single counts is mostly Poisson noise, which is gone at lag 1: measured
+    against lag 0, a slow signal under such noise would look fast. A signal whose lag 1 is within
+    three standard errors of zero has no autocorrelation: 1.
 
     Examples
     --------
     >>> decorrelation_lag(np.array([0, 1] * 50)), decorrelation_lag(np.ones(9))
     (1, 1)
+    >>> slow = np.repeat([0.0, 3.0] * 500, 20)
+    >>> noise = np.random.default_rng(0).normal(size=len(slow))
+    >>> decorrelation_lag(slow), decorrelation_lag(slow + 2 * noise)
+    (7, 7)
     """
     deviation = np.asarray(signal, float) - np.mean(signal)
     n = len(deviation)
-    if not deviation.any():
+    if n < 2 or not deviation.any():
         return 1
     spectrum = np.fft.rfft(deviation, 1 << (2 * n - 1).bit_length())
     autocorrelation = np.fft.irfft(np.abs(spectrum) ** 2)[:n]
-    below = autocorrelation < autocorrelation[0] / np.e
-    return int(np.argmax(below)) if below.any() else n
+    if autocorrelation[1] < 3 * autocorrelation[0] / np.sqrt(n):
+        return 1
+    below = autocorrelation[1:] < autocorrelation[1] / np.e
+    return 1 + int(np.argmax(below)) if below.any() else n
 
 
 def _tables(
