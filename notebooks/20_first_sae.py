@@ -333,11 +333,11 @@ if planted:
     truth = torch.tensor(table.to_numpy()).float()  # [n, n_features]
     varies = truth[rows_train].std(dim=0) > 0
     x = store.tensor().float()  # [n, d_in], every row, to be split as the truth is
-    designed = F.pad(truth[rows_train][:, varies], (0, 1), value=1.0)
-    effects = torch.linalg.lstsq(designed, x[rows_train]).solution[:-1]  # [n_features, d_in]
-    readout = torch.linalg.lstsq(
-        F.pad(x[rows_train], (0, 1), value=1.0), truth[rows_train], driver="gelsd"
-    ).solution
+    counts, features = x[rows_train].double(), truth[rows_train].double()  # so that sums repeat
+    designed = F.pad(features[:, varies], (0, 1), value=1.0)
+    effects = torch.linalg.lstsq(designed, counts).solution[:-1].float()  # [n_features, d_in]
+    padded = F.pad(counts, (0, 1), value=1.0)
+    readout = torch.linalg.lstsq(padded, features, driver="gelsd").solution.float()
 
 
 def score_recovery(latents, directions):
