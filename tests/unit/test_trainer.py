@@ -125,7 +125,8 @@ def test_auxk_revives_latents_that_never_win():
         sae = SAE(config, seed=0)
         with torch.no_grad():
             sae.encoder_rows[:24] *= 0.02  # positive at times, but never among the largest
-        trainer = Trainer(sae, TrainConfig(n_steps=600, device="cpu"))
+        settings = TrainConfig(n_steps=600, learning_rate=1e-3, device="cpu")
+        trainer = Trainer(sae, settings)
         for i in range(600):
             losses = trainer.step(sparse_mixture(i))
         return float(losses["dead"])
