@@ -396,6 +396,31 @@ else:
 view = latent_view(sae, store, variables, scores=scores, latent=latent, variable=variable.name)
 view
 
+# %%
+chapter.save_metrics(
+    {
+        "test_variance_explained": claim.r2,
+        "p": claim.p,
+        "gain_over_best_unit": gain,
+        "fvu": sae_fvu,
+        "fvu_raw_units": raw_fvu,
+        "l0": card.l0,
+        "dead_fraction": card.dead_fraction,
+        "verdict": verdict,
+        "variable": variable.name,
+        "latent": latent,
+        "interval": [claim.low, claim.high],
+        "gain_interval": [float(gain_low), float(gain_high)],
+        "rivals": {name: float(r2) for name, r2 in table["r2"].items()},
+        "weight_on_one_unit": share,
+        "planted_feature": truth_name or None,
+        "planted_feature_r": truth_r if truth_name else None,
+        "recovery": recovery,
+        "n_units": store.d_in,
+        "n_bins": len(store),
+    }
+)
+
 # %% [markdown]
 # ## The answer
 #
@@ -423,31 +448,6 @@ if recovery:
         f"Over all planted features, latents reach a mean r of {recovery['SAE latent']['mean r']:.2f} "
         f"and single units {recovery['best unit']['mean r']:.2f}."
     )
-
-# %%
-chapter.save_metrics(
-    {
-        "test_variance_explained": claim.r2,
-        "p": claim.p,
-        "gain_over_best_unit": gain,
-        "fvu": sae_fvu,
-        "fvu_raw_units": raw_fvu,
-        "l0": card.l0,
-        "dead_fraction": card.dead_fraction,
-        "verdict": verdict,
-        "variable": variable.name,
-        "latent": latent,
-        "interval": [claim.low, claim.high],
-        "gain_interval": [float(gain_low), float(gain_high)],
-        "rivals": {name: float(r2) for name, r2 in table["r2"].items()},
-        "weight_on_one_unit": share,
-        "planted_feature": truth_name or None,
-        "planted_feature_r": truth_r if truth_name else None,
-        "recovery": recovery,
-        "n_units": store.d_in,
-        "n_bins": len(store),
-    }
-)
 
 # %% [markdown]
 # **Next.** [Chapter 10](10_prepare_nwb.ipynb) prepares your own file with care: which units to trust,
