@@ -12,7 +12,7 @@ import pytest
 
 from saebook.data.spikes import read_recording
 from saebook.data.spikes.binning import CountsWarning, bin_spikes
-from saebook.data.spikes.prepare import prepare
+from saebook.data.spikes.preparing import prepare
 from saebook.data.spikes.recording import Recording, Series
 from saebook.data.spikes.selection import UnitCriteria
 from saebook.data.spikes.session import average_in_bins, decorrelation_lag, guard_gap

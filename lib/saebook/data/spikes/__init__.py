@@ -6,15 +6,13 @@ neither h5py nor torch.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saebook.data.spikes.binning import CountsWarning, bin_spikes
     from saebook.data.spikes.phy import read_phy
-    from saebook.data.spikes.prepare import prepare
+    from saebook.data.spikes.preparing import prepare
     from saebook.data.spikes.quality import (
         contamination_llobet,
         isi_violations_fraction,
@@ -54,7 +52,7 @@ _MODULES = {
     "contamination_llobet": "quality",
     "isi_violations_fraction": "quality",
     "isi_violations_ratio": "quality",
-    "prepare": "prepare",
+    "prepare": "preparing",
     "presence_ratio": "quality",
     "read_phy": "phy",
     "read_recording": "reading",
@@ -72,14 +70,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    # Importing the submodule `prepare` binds it here, where the function of that name belongs.
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _MODULES and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
