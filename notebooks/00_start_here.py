@@ -28,8 +28,8 @@
 # `recording_path` set, any NWB file with sorted units will do; trials and behaviour are used where
 # the file has them.
 #
-# **How long.** On two cores, half a minute at `smoke` and under two minutes at `laptop`; `gpu` trains
-# a larger session, for a machine with a GPU.
+# **How long.** On one CPU core, half a minute at `smoke` and under a minute at `laptop`; `gpu` trains
+# a larger session, for a machine with a GPU, and has not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session

@@ -33,8 +33,8 @@
 # **You need** an NWB file with units (trials, behaviour and planted truth are used where they are
 # there), or nothing: without a file the chapter simulates a session whose every defect is known.
 #
-# **It takes** about 1 minute at smoke settings, 2 minutes at laptop settings and 11 minutes at the
-# settings of `gpu.yaml`, each measured on two busy CPU cores; nothing here uses a GPU.
+# **It takes** under a minute at smoke settings, a minute at laptop settings and 11 minutes at the
+# settings of `gpu.yaml`, on one CPU core (the last on a busy one); nothing here uses a GPU.
 #
 # Words: a *unit* is one spike train of the sorter, a *bin* one row of the matrix, a *cell* one unit
 # in one bin. *The working notes* are the notes that this handbook grew from.

@@ -28,8 +28,8 @@
 # **What it needs.** Nothing: a session with known truth is simulated. With `recording_path` set, any
 # NWB file with sorted units runs; what needs the planted truth is then left out, and says so.
 #
-# **How long.** About half a minute at `smoke`, about three minutes at `laptop` on two cores; `gpu`
-# settings have not been timed.
+# **How long.** On one CPU core, under a minute at `smoke` and two and a half minutes at `laptop`;
+# `gpu` settings have not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session
