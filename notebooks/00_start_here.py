@@ -397,11 +397,12 @@ view = latent_view(sae, store, variables, scores=scores, latent=latent, variable
 view
 
 # %%
+# A latent set against the population it is made of has a score, but no claim to report.
 chapter.save_metrics(
     {
-        "test_variance_explained": claim.r2,
-        "p": claim.p,
-        "gain_over_best_unit": gain,
+        "test_variance_explained": claim.r2 if named else None,
+        "p": claim.p if named else None,
+        "gain_over_best_unit": gain if named else None,
         "fvu": sae_fvu,
         "fvu_raw_units": raw_fvu,
         "l0": card.l0,
