@@ -83,7 +83,7 @@ def _set_threads() -> None:
     """One thread for torch, unless ``OMP_NUM_THREADS`` says otherwise.
 
     A step of a small SAE is a row of short operations: with two threads they wait for each other
-    more than they compute, 15 times as long where another program shares the cores.
+    more than they compute, over ten times as long where another program shares the cores.
     """
     import torch
 

@@ -26,8 +26,8 @@ class TrainConfig:
     batch_size
         Examples per step; a data set smaller than this is one batch.
     learning_rate
-        Peak learning rate. 3e-3 does best on runs of 300 to 1,500 steps on spike counts (chapter
-        20); lower it for longer runs.
+        Peak learning rate. The default suits short runs on spike counts: 1e-3 learns more slowly
+        there, and 1e-2 can overfit and lose latents. Lower it for longer runs.
     schedule
         ``"warmup_hold_cosine"`` (warm-up, hold, cosine to ``final_fraction``),
         ``"warmup_linear"`` (warm-up, hold, linear to ``final_fraction``) or ``"constant"``.
