@@ -25,6 +25,7 @@ def simulate_session(
     n_trials: int = 150,
     seed: int = 0,
     link: str = "exp",
+    embedding: str = "linear",
     n_features: int | None = None,
     duration_s: float = 600.0,
     session: int = 0,
@@ -44,7 +45,7 @@ def simulate_session(
         "place_cells".
     n_units
         Number of units; 60, or 100 for place cells.
-    n_trials, link, n_features, defects
+    n_trials, link, embedding, n_features, defects
         Of the reaches: as in `simulate_reach`.
     duration_s
         Of the place cells: length, s.
@@ -83,10 +84,15 @@ def simulate_session(
         raise ConfigError(f"overwrite={overwrite!r}. Give True, False or 'if_changed'.")
     settings: dict[str, Any] = {"kind": kind, "seed": seed, "session": session, "animal": animal}
     if kind == "place_cells":
+        if embedding != "linear":
+            raise ConfigError(
+                f"embedding={embedding!r} with kind='place_cells', whose units have one field "
+                "each. Give embedding='linear', or kind='reach'."
+            )
         settings |= {"n_units": 100 if n_units is None else n_units, "duration_s": duration_s}
     elif kind in DESCRIPTION:
         settings |= {"n_units": 60 if n_units is None else n_units, "n_trials": n_trials}
-        settings |= {"link": link, "defects": defects}
+        settings |= {"link": link, "embedding": embedding, "defects": defects}
         if kind == "reach" and n_features is not None:
             settings["n_features"] = n_features
     else:
@@ -197,6 +203,8 @@ def _holds(path: Path, settings: dict[str, Any]) -> bool:
             f"{path} exists and is no simulated recording, so it is not replaced. "
             "Give another path, or remove it yourself."
         )
+    # Files written before there was a choice have linear embeddings.
+    found = {"embedding": "linear", **found}
     wanted = {"version": VERSION, "n_features": found.get("n_features"), **settings}
     if settings["kind"] == "reach" and "n_features" not in settings:
         from saebook.data.simulate.features import REACH_FEATURES

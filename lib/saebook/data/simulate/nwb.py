@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saebook.data.simulate.embedding import TERMS
 from saebook.data.simulate.simulation import Simulation
 from saebook.data.simulate.spiking import SAMPLING_RATE_HZ
 
@@ -267,7 +268,6 @@ def _add_behavior(nwbfile: Any, simulation: Simulation) -> None:
 
 
 def _add_ground_truth(nwbfile: Any, simulation: Simulation) -> None:
-    from hdmf.common import DynamicTable, ElementIdentifiers, VectorData
     from pynwb import TimeSeries
 
     module = nwbfile.create_processing_module(
@@ -286,22 +286,76 @@ def _add_ground_truth(nwbfile: Any, simulation: Simulation) -> None:
         )
     )
     unit = mixing.index.to_numpy(np.int64)
-    columns = [VectorData(name="unit", description="Id of the unit", data=unit)]
-    columns += [
-        VectorData(
-            name=str(name),
-            description=f"Weight of {name} on the unit, before the link",
-            data=mixing[name].to_numpy(np.float64),
-        )
-        for name in mixing.columns
-    ]
+    model = simulation.rate_model
+    effective = "" if model.embedding is None else ": slope, averaged where the feature is active"
     module.add(
-        DynamicTable(
-            name="ground_truth_mixing",
-            description="True mixing matrix, rows in the order of the units table",
-            id=ElementIdentifiers(name="id", data=np.arange(len(unit))),
-            columns=columns,
+        _matrix(
+            "ground_truth_mixing",
+            "True mixing matrix, rows in the order of the units table",
+            {"unit": ("Id of the unit", unit)},
+            list(mixing.columns),
+            mixing.to_numpy(),
+            f"Weight of {{}} on the unit, before the link{effective}",
         )
+    )
+    if model.embedding is None:
+        return
+    terms = [f"{feature}_{term}" for term in TERMS for feature in mixing.columns]
+    module.add(
+        _matrix(
+            "ground_truth_embedding",
+            "Hidden terms: relu(offset + weights times features), one row each",
+            {
+                "term": ("Name of the hidden term", terms),
+                "offset": ("Value under the relu without any feature", model.embedding.offset),
+            },
+            list(mixing.columns),
+            model.embedding.weights,
+            "Weight of {} on the hidden term",
+        )
+    )
+    module.add(
+        _matrix(
+            "ground_truth_output",
+            "Units before the link: bias + weights times hidden terms, in the order of the units",
+            {
+                "unit": ("Id of the unit", unit),
+                "bias": ("Value before the link without any feature", model.bias),
+            },
+            terms,
+            model.weights,
+            "Weight of hidden term {} on the unit",
+        )
+    )
+
+
+def _matrix(
+    name: str,
+    description: str,
+    first: dict[str, tuple[str, Any]],
+    columns: list[str],
+    values: np.ndarray,
+    about: str,
+) -> Any:
+    """A matrix as a table: some first columns, then one for each column of the matrix."""
+    from hdmf.common import DynamicTable, ElementIdentifiers, VectorData
+
+    described = [
+        VectorData(name=key, description=text, data=data) for key, (text, data) in first.items()
+    ]
+    described += [
+        VectorData(
+            name=str(column),
+            description=about.format(column),
+            data=np.ascontiguousarray(values[:, i], dtype=np.float64),
+        )
+        for i, column in enumerate(columns)
+    ]
+    return DynamicTable(
+        name=name,
+        description=description,
+        id=ElementIdentifiers(name="id", data=np.arange(len(values))),
+        columns=described,
     )
 
 

@@ -14,6 +14,7 @@ from saebook.data.spikes.recording import Interval, Series
 from saebook.errors import ConfigError
 
 if TYPE_CHECKING:
+    from saebook.data.simulate.embedding import Embedding
     from saebook.data.spikes.recording import Recording
 
 LINKS = ("exp", "softplus", "identity")
@@ -23,7 +24,8 @@ LINKS = ("exp", "softplus", "identity")
 class RateModel:
     """True rates of all units on the grid of the features, computed one unit at a time.
 
-    rate = gain · drift · link(bias + weights · features) + foreign
+    rate = gain · drift · link(bias + weights · features) + foreign,
+    or with an embedding link(bias + weights · hidden(features)) in it.
 
     Attributes
     ----------
@@ -36,7 +38,8 @@ class RateModel:
     bias
         Value under the link without any feature [n_units].
     weights
-        Mixing matrix [n_units, n_features].
+        On the features [n_units, n_features], or on the embedding's hidden terms
+        [n_units, n_hidden].
     trial
         Row of `gains` that holds in each step [n_steps], int.
     gains
@@ -47,6 +50,8 @@ class RateModel:
         Time after which the unit is silent, s [n_units].
     foreign_hz
         Rate of spikes of other neurons in the train [n_units].
+    embedding
+        Hidden layer between features and units; None where they act directly.
     """
 
     features: np.ndarray
@@ -60,6 +65,7 @@ class RateModel:
     drift_to: np.ndarray
     lost_at: np.ndarray
     foreign_hz: np.ndarray
+    embedding: Embedding | None = None
 
     def __post_init__(self) -> None:
         if self.link not in LINKS:
@@ -70,10 +76,25 @@ class RateModel:
         features = self.features[steps]
         drive = np.full(len(features), self.bias[row])
         for column in np.flatnonzero(self.weights[row]):
-            drive += self.weights[row, column] * features[:, column]
+            if self.embedding is None:
+                driver = features[:, column]
+            else:
+                driver = self.embedding.term(features, int(column))
+            drive += self.weights[row, column] * driver
         if self.link == "exp":
             return np.exp(drive, out=drive)
         return softplus(drive) if self.link == "softplus" else drive
+
+    def directions(self) -> np.ndarray:
+        """Return what each feature does to each unit, under the link [n_units, n_features].
+
+        The weights, or with an embedding their product with its mean slopes: the local Jacobian
+        averaged over the steps in which the feature is active.
+        """
+        if self.embedding is None:
+            return self.weights
+        # Not a BLAS product: its last bits depend on the number of threads, a file's must not.
+        return np.einsum("uh,hf->uf", self.weights, self.embedding.slopes(self.features))
 
     def own(self, row: int, gain: bool = True) -> np.ndarray:
         """Return the rate of the unit's own spikes [n_steps], Hz."""
@@ -132,7 +153,8 @@ class Simulation:
         that begin with ``true_``.
     mixing
         True weights [n_units, n_features], index `unit`: log rate at a feature's peak under the
-        exp link, Hz otherwise.
+        exp link, Hz otherwise. Where features are embedded non-linearly, the effective ones:
+        `RateModel.directions`.
     features
         True features [n_steps, n_features] on the session's clock, at the centre of each step.
     trials
