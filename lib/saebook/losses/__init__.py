@@ -2,17 +2,41 @@
 
 Reconstruction terms are summed over ``d_in`` and averaged over examples; sparsity terms are
 summed over latents and averaged over examples. A coefficient then means the same at any
-batch size and any ``d_sae``.
+batch size and any ``d_sae``; :func:`lambda_equivalent` converts one from other conventions.
 """
 
 from collections.abc import Callable
 
 from torch import Tensor
 
-from saebook.losses.dead import auxk
-from saebook.losses.reconstruction import mse
-from saebook.losses.sparsity import l1, l1_decoder_norm
+from saebook.losses.conventions import lambda_at_width, lambda_equivalent
+from saebook.losses.dead import auxk, ghost, preactivation
+from saebook.losses.l0 import l0_quadratic, l0_step, step
+from saebook.losses.reconstruction import lmse, mse, pkl
+from saebook.losses.reduction import mean_of_sums
+from saebook.losses.sparsity import l1, l1_decoder_norm, tanh
 
-RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse}
+RECONSTRUCTIONS: dict[str, Callable[..., Tensor]] = {"mse": mse, "lmse": lmse, "pkl": pkl}
 
-__all__ = ["RECONSTRUCTIONS", "auxk", "l1", "l1_decoder_norm", "mse"]
+# These compare counts as they are; the others compare scaled values.
+COUNT_RECONSTRUCTIONS = frozenset({"lmse", "pkl"})
+
+__all__ = [
+    "COUNT_RECONSTRUCTIONS",
+    "RECONSTRUCTIONS",
+    "auxk",
+    "ghost",
+    "l0_quadratic",
+    "l0_step",
+    "l1",
+    "l1_decoder_norm",
+    "lambda_at_width",
+    "lambda_equivalent",
+    "lmse",
+    "mean_of_sums",
+    "mse",
+    "pkl",
+    "preactivation",
+    "step",
+    "tanh",
+]
