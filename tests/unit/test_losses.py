@@ -247,6 +247,10 @@ def test_step_gradient_is_the_kernels(bandwidth, theta):
     assert h.grad is None
 
 
+def test_a_latent_at_its_threshold_is_not_active():
+    assert not losses.step(THETA[None], THETA, 0.3).any()
+
+
 def test_step_gradient_estimates_the_derivative_of_l0():
     h = torch.linspace(-3, 3, 200_001, dtype=torch.float64)[:, None]
     theta = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)

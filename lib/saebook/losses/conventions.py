@@ -48,7 +48,8 @@ def lambda_equivalent(
     input_rms
         Root mean square of its input entries, ``√(E‖x‖² / d_in)``; this library's is 1.
     penalty
-        ``"l1"`` (plain, or weighted by decoder norms) or ``"l0"`` (step and quadratic).
+        ``"l1"`` (plain, or weighted by decoder norms) or ``"l0"`` (step, and quadratic, whose
+        ratio to a target has no reduction to convert: leave ``l1_over_…`` as they are).
     to
         ``"canonical"``: from the other convention to this library's. ``"other"``: back.
 
