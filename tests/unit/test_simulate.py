@@ -19,6 +19,8 @@ from saebook.data.simulate import (
     Simulation,
     simulate_place_cells,
     simulate_reach,
+    true_fields,
+    true_rate_map,
 )
 from saebook.data.simulate.mixing import draw_selectivity
 from saebook.data.simulate.place_cells import FIELDS
@@ -30,7 +32,7 @@ from saebook.data.simulate.spiking import (
     poisson_train,
 )
 from saebook.data.simulate.task import draw_trials, hand, minimum_jerk, trial_at
-from saebook.errors import ConfigError
+from saebook.errors import ConfigError, RecordingError
 
 
 @pytest.fixture(scope="module")
@@ -521,6 +523,61 @@ def test_place_spikes_are_bernoulli_at_10_ms(place):
     assert counts.max() == 1
     np.testing.assert_allclose(counts.mean(axis=0) / 0.01, place.units["true_rate_hz"], rtol=0.2)
     assert counts.sum() == sum(map(len, place.spike_times))
+
+
+def test_place_fields_have_the_shapes_of_the_notes():
+    assert [field[1] for field in FIELDS] == [0.2, 0.4, 0.7, 0.7]
+    assert all(left != right for _, _, left, right, _ in FIELDS)  # split Gaussians
+    broad, narrow = FIELDS[2:]
+    assert broad[2] > 3 * narrow[2]
+    assert broad[3] > 3 * narrow[3]
+
+
+def test_true_fields_of_a_read_file_are_the_features_at_each_position(tmp_path):
+    from saebook.data.simulate import simulate_session
+    from saebook.data.spikes import read_recording, select_units
+
+    path = simulate_session(tmp_path / "a.nwb", kind="place_cells", duration_s=60.0)
+    recording = read_recording(path)
+    run = recording.behavior["position"].data[:, 0]
+    truth = recording.ground_truth
+    assert truth is not None
+    fields = true_fields(recording, run)
+    np.testing.assert_allclose(fields, truth["features"].data, atol=1e-6)
+    grid = np.linspace(0.005, 0.995, 100)
+    rates: Any = true_rate_map(recording, grid)
+    assert rates.shape == (100, 100)
+    for name, centre, _, _, peak in FIELDS:
+        cell = truth["mixing"][name].idxmax()
+        assert abs(rates[cell].idxmax() - centre) <= 0.0051
+        assert abs(rates[cell].max() - peak - 0.5) < 0.5
+    noise = truth["mixing"].eq(0).all(axis=1).to_numpy()
+    assert (rates.loc[:, noise].std() < 1e-12).all()
+    kept, _ = select_units(recording)
+    assert true_rate_map(kept, grid).columns.tolist() == kept.units.index.tolist()
+
+
+def test_true_rate_map_is_what_the_cells_fire(place):
+    position = place.behavior["position"].data[:, 0]
+    grid = np.linspace(0.025, 0.975, 20)
+    rates = true_rate_map(place.to_recording(), grid)
+    bins = np.linspace(0, 1, 21)
+    time = np.histogram(position, bins)[0] * place.step_s
+    for name, *_ in FIELDS:
+        row = int(np.argmax(place.mixing[name]))
+        where = np.interp(place.spike_times[row], place.features.timestamps, position)
+        found = np.histogram(where, bins)[0] / time
+        assert np.corrcoef(found, rates.iloc[:, row])[0, 1] > 0.97
+
+
+def test_fields_of_anything_else_are_refused(reach):
+    with pytest.raises(RecordingError, match="no simulated place cells"):
+        true_fields(reach.to_recording(), np.array([0.5]))
+    changed = simulate_place_cells(duration_s=20.0).to_recording()
+    assert changed.ground_truth is not None
+    changed.ground_truth["features"].data[:, 0] *= 0.5
+    with pytest.raises(RecordingError, match=r"place_0\.2"):
+        true_fields(changed, np.array([0.5]))
 
 
 # --- door ---------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_sessions_of_an_animal_share_the_embedding_and_the_forms_of_their_units(
 
 def test_copies_of_a_unit_follow_the_same_terms():
     simulation = simulate_reach(n_trials=10, embedding="nonlinear")
-    copies = simulation.units[simulation.units["true_defect"] == "duplicate"]
+    copies: Any = simulation.units[simulation.units["true_defect"] == "duplicate"]
     assert len(copies)
     for unit, source in copies["true_duplicate_of"].items():
         np.testing.assert_array_equal(simulation.mixing.loc[unit], simulation.mixing.loc[source])

@@ -12,7 +12,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saebook.data.simulate import simulate_dataset, simulate_session
+    from saebook.data.simulate import (
+        KnownExamples,
+        simulate_counts,
+        simulate_dataset,
+        simulate_dictionary,
+        simulate_session,
+    )
     from saebook.data.spikes import (
         CountsWarning,
         GroundTruth,
@@ -54,6 +60,7 @@ __all__ = [
     "ExampleStore",
     "GroundTruth",
     "Interval",
+    "KnownExamples",
     "PartitionedWriter",
     "Recording",
     "ResidentRows",
@@ -71,7 +78,9 @@ __all__ = [
     "read_phy",
     "read_recording",
     "select_units",
+    "simulate_counts",
     "simulate_dataset",
+    "simulate_dictionary",
     "simulate_session",
     "split_fractions",
     "windows",
@@ -94,7 +103,13 @@ _SPIKES = (
     "read_recording",
     "select_units",
 )
-_SIMULATE = ("simulate_dataset", "simulate_session")
+_SIMULATE = (
+    "KnownExamples",
+    "simulate_counts",
+    "simulate_dataset",
+    "simulate_dictionary",
+    "simulate_session",
+)
 _ROOMS = ("simulate", "spikes", "store")
 _HOME = {
     **dict.fromkeys(__all__, "store"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from saebook.data.simulate.reach import VERSION
 from saebook.data.simulate.simulation import RateModel, Simulation
 from saebook.data.spikes.recording import Interval, Series
-from saebook.errors import ConfigError
+from saebook.errors import ConfigError, RecordingError
+
+if TYPE_CHECKING:
+    from saebook.data.spikes.recording import GroundTruth, Recording
 
 STEP_HZ = 100
 TRACK_M = 1.0
@@ -46,6 +51,91 @@ def place_field(position: np.ndarray, centre: float, left: float, right: float) 
     width = np.where(position < centre, left, right)
     field = np.exp(-0.5 * ((position - centre) / width) ** 2)
     return np.where(field < FIELD_FLOOR, 0.0, field)
+
+
+def true_fields(recording: Recording, position: np.ndarray) -> pd.DataFrame:
+    """Return the true place fields of a simulated recording as functions of position.
+
+    Parameters
+    ----------
+    recording
+        Simulated place cells, read from their file or from `Simulation.to_recording`.
+    position
+        Positions on the track [n], m.
+
+    Returns
+    -------
+    DataFrame
+        [n, n_fields], index `position`: one column per feature, 1 at the centre of its field.
+
+    Raises
+    ------
+    RecordingError
+        The recording holds no simulated place cells, or those of another simulator.
+
+    Examples
+    --------
+    >>> recording = simulate_place_cells(duration_s=20.0).to_recording()
+    >>> true_fields(recording, np.array([0.7, 0.73])).round(3).to_numpy().tolist()
+    [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.956, 0.607]]
+    """
+    features = _place_truth(recording)["features"]
+    shapes = {name: shape for name, *shape, _ in FIELDS}
+    run = recording.behavior["position"].data[:, 0]
+    columns = {}
+    for i, name in enumerate(features.columns):
+        # Fields of another version of the simulator would be silently wrong.
+        if not np.allclose(place_field(run, *shapes[name]), features.data[:, i], atol=1e-6):
+            raise RecordingError(
+                f"{recording.source}: feature {name!r} doesn't follow the field that this version "
+                "simulates. Simulate the recording again."
+            )
+        columns[name] = place_field(np.asarray(position, float), *shapes[name])
+    return pd.DataFrame(columns, index=pd.Index(position, name="position"))
+
+
+def true_rate_map(recording: Recording, position: np.ndarray) -> pd.DataFrame:
+    """Return the true rate of each unit of simulated place cells at each position.
+
+    Parameters
+    ----------
+    recording, position
+        As in `true_fields`.
+
+    Returns
+    -------
+    DataFrame
+        [n, n_units], Hz, index `position`, one column per unit of the recording (constant for
+        noise cells).
+
+    Raises
+    ------
+    RecordingError
+        As in `true_fields`.
+
+    Examples
+    --------
+    >>> simulation = simulate_place_cells(duration_s=20.0)
+    >>> rates = true_rate_map(simulation.to_recording(), np.array([0.2, 0.28, 0.9]))
+    >>> rates[simulation.mixing["place_0.2"].idxmax()].round(2).tolist()
+    [25.5, 15.66, 0.5]
+    """
+    truth, unit = _place_truth(recording), recording.units.index
+    fields = true_fields(recording, position)
+    weights = truth["mixing"].loc[unit, list(fields.columns)].to_numpy()
+    baseline = truth["units"].loc[unit, "true_baseline_hz"].to_numpy()
+    return pd.DataFrame(fields.to_numpy() @ weights.T + baseline, index=fields.index, columns=unit)
+
+
+def _place_truth(recording: Recording) -> GroundTruth:
+    truth = recording.ground_truth
+    names = {field[0] for field in FIELDS}
+    if truth is None or not set(truth["features"].columns) <= names:
+        raise RecordingError(
+            f"{recording.source} holds no simulated place cells, so its fields are not known. "
+            "Give a recording of simulate_session(..., kind='place_cells')."
+        )
+    return truth
 
 
 def run_on_track(
