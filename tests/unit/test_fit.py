@@ -163,4 +163,4 @@ def test_a_k_that_the_data_cannot_fill_is_found():
     one_hot = torch.eye(8).repeat(50, 1)
     config = SAEConfig(d_in=8, d_sae=16, k=12, architecture="topk")
     run = fit(config, one_hot, TrainConfig(n_steps=300, batch_size=64), progress=False)
-    assert run.card["l0"] < 9 and "l0_away_from_k" in run.findings
+    assert run.card["l0"] < 9 and "l0_away_from_target" in run.findings

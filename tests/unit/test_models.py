@@ -26,7 +26,7 @@ from saebook.models import (
 
 def inputs(n: int = 64, d_in: int = 6, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return 3 + 2 * torch.randn(n, d_in, generator=generator)
+    return (3 + 2 * torch.randn(n, d_in, generator=generator)).clamp_min(0)
 
 
 def make(architecture: str, **changes) -> SAE:
@@ -94,9 +94,14 @@ def test_shapes_follow_the_contract(architecture):
     reconstruction, latents, losses = sae(x)
     assert reconstruction.shape == x.shape
     assert latents.shape == (2, 4, 20)
-    assert list(losses) == [sae.config.objective.reconstruction, *sae.config.objective.sparsity]
+    objective = sae.config.objective
+    assert list(losses) == [
+        objective.reconstruction,
+        *objective.sparsity,
+        *objective.companions,
+    ]
     assert sae.W_enc.shape == (6, 20) and sae.W_dec.shape == (20, 6)
-    assert (latents >= 0).all()
+    assert (latents >= 0).all() or architecture == "leaky_relu"
 
 
 def test_topk_keeps_the_k_largest_of_each_example():
@@ -194,11 +199,12 @@ def test_a_constant_unit_does_not_break_standardize():
     assert scaling(x)[:, 2].abs().max() == 0
 
 
-@pytest.mark.parametrize("mode", sorted(SCALINGS))
+@pytest.mark.parametrize("mode", [m for m, rule in SCALINGS.items() if rule.inverts])
 def test_scaling_inverts(mode):
     scaling = InputScaling(mode, 6)
     scaling.fit(inputs())
-    assert torch.allclose(scaling.invert(scaling(inputs())), inputs(), atol=1e-5)
+    x = inputs()
+    assert torch.allclose(scaling.invert(scaling(x), scaling.context(x)), x, atol=1e-5)
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -221,7 +227,7 @@ def test_inputs_are_fitted_once():
 
 
 @pytest.mark.parametrize("to_input", [True, False])
-@pytest.mark.parametrize("mode", sorted(SCALINGS))
+@pytest.mark.parametrize("mode", [m for m, rule in SCALINGS.items() if rule.folds])
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_folding_changes_nothing(architecture, mode, to_input):
     sae = make(architecture, input_scaling=mode, apply_b_dec_to_input=to_input).eval()

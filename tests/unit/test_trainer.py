@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError, DataError, TrainingError
 from saebook.models import ARCHITECTURES, SAE, SAEConfig
 from saebook.training import TrainConfig, Trainer, resolve_device
@@ -18,8 +19,8 @@ def examples(n: int = 256, d_in: int = 8, seed: int = 0) -> torch.Tensor:
 
 
 def make(architecture: str = "batchtopk", n_steps: int = 50, **changes) -> Trainer:
-    k = 4 if ARCHITECTURES[architecture].uses_k else None
-    config = SAEConfig(d_in=8, d_sae=32, architecture=architecture, k=k)
+    sparsity = {"k": 4} if ARCHITECTURES[architecture].uses_k else {"sparsity_coefficient": 0.2}
+    config = SAEConfig(d_in=8, d_sae=32, architecture=architecture, **sparsity)  # pyright: ignore
     return Trainer(SAE(config, seed=0), TrainConfig(n_steps=n_steps, device="cpu", **changes))
 
 
@@ -32,7 +33,8 @@ def test_training_lowers_the_error(architecture):
 
 def test_step_returns_detached_scalars_with_the_named_terms():
     losses = make("relu").step(examples())
-    assert {"mse", "l1_decoder_norm", "total", "fvu", "l0", "dead", "grad_norm"} == set(losses)
+    terms = {"mse", "l1_decoder_norm", "total", "sparsity_coefficient"}
+    assert terms | {"fvu", "l0", "dead", "grad_norm"} == set(losses)
     assert all(v.ndim == 0 and not v.requires_grad for v in losses.values())
 
 
@@ -46,11 +48,8 @@ def test_total_is_the_weighted_sum_of_the_terms():
 
 
 def test_a_batch_object_is_read_by_its_x():
-    class Holder:
-        x = examples()
-
     a, b = make(), make()
-    assert torch.equal(a.step(examples())["total"], b.step(Holder())["total"])  # pyright: ignore
+    assert torch.equal(a.step(examples())["total"], b.step(Batch(examples()))["total"])
 
 
 def test_first_batch_fits_the_inputs_once():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saebook.data.store import windows
 from saebook.errors import DataError, SelectionError
 from saebook.metrics import are_counts
 
@@ -16,15 +17,17 @@ COUNT_CHECK_ROWS = 4096
 
 
 class Examples:
-    """Rows of one split of a data set.
+    """Examples of one split of a data set: single rows, or windows of them.
 
     Parameters
     ----------
     data : Tensor, ndarray or ExampleStore
-        [n, d_in] examples, or a store of them.
+        [n, d_in] examples ([n, seq_len, d_in] windows), or a store of rows.
     split : str or None
         Split of a store, None for all its rows. A tensor or array has no splits: all of it is
         used and its split is called ``"given"``.
+    seq_len : int
+        Rows per example.
 
     Raises
     ------
@@ -41,22 +44,30 @@ class Examples:
     (3, 'given', [2, 1])
     """
 
-    def __init__(self, data: Any, split: str | None) -> None:
+    def __init__(self, data: Any, split: str | None, seq_len: int = 1) -> None:
         self._store = None
+        self.seq_len = seq_len
         if hasattr(data, "rows") and hasattr(data, "tensor"):
             self._store = data
-            self._rows = np.asarray(data.rows(split))
+            single = seq_len == 1
+            self._rows = np.asarray(
+                data.rows(split) if single else windows(data.index, seq_len, split=split)
+            )
             self.split = "all" if split is None else split
             self.d_in = int(data.d_in)
         elif isinstance(data, Tensor | np.ndarray):
             self._x = data if isinstance(data, Tensor) else torch.from_numpy(data)
-            if self._x.ndim != 2:
+            expected = "[n, d_in]" if seq_len == 1 else f"[n, {seq_len}, d_in]"
+            if self._x.ndim != expected.count(",") + 1 or self._x.shape[1:-1] not in (
+                (),
+                (seq_len,),
+            ):
                 raise DataError(
-                    f"data of shape {tuple(self._x.shape)}: examples must come as [n, d_in]"
+                    f"data of shape {tuple(self._x.shape)}: examples must come as {expected}"
                 )
             self._rows = np.arange(len(self._x))
             self.split = "given"
-            self.d_in = self._x.shape[1]
+            self.d_in = self._x.shape[-1]
         else:
             raise DataError(
                 f"data is a {type(data).__name__}: give a tensor or array [n, d_in], or an "
@@ -72,14 +83,14 @@ class Examples:
         return len(self._rows)
 
     def take(self, positions: np.ndarray) -> Tensor:
-        """Rows at these positions within the split, [n, d_in] in the stored dtype."""
+        """Examples at these positions within the split, [n, ..., d_in] in the stored dtype."""
         rows = self._rows[positions]
         if self._store is not None:
-            return self._store.tensor(rows=rows)
+            return self._store.tensor(rows=rows.ravel()).reshape(*rows.shape, self.d_in)
         return self._x[torch.from_numpy(rows).to(self._x.device)]
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Consecutive batches [≤ batch_size, d_in] in the stored dtype."""
+        """Consecutive batches [≤ batch_size, ..., d_in] in the stored dtype."""
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}: it must be at least 1")
         for start in range(0, len(self), batch_size):
@@ -93,11 +104,11 @@ class Examples:
         return self.take(np.sort(chosen))
 
     def mean(self, batch_size: int = 65536) -> Tensor:
-        """Mean of the split's rows, [d_in] float64."""
+        """Mean of the split's examples over all their rows, [d_in] float64."""
         total = torch.zeros(self.d_in, dtype=torch.float64)
         for x in self.batches(batch_size):
-            total += x.to(torch.float64).sum(0).cpu()
-        return total / len(self)
+            total += x.to(torch.float64).reshape(-1, self.d_in).sum(0).cpu()
+        return total / (len(self) * self.seq_len)
 
     def are_counts(self) -> bool:
         """Whether these are counts: the store says so, or the first rows are whole and ≥ 0."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from saebook.errors import DataError
@@ -26,18 +25,19 @@ CHUNK_ROWS = 8192
 
 
 def decoder_directions(sae: Any) -> Tensor:
-    """What each latent adds to the reconstruction, in the units of the data.
+    """What one unit of each latent adds to the reconstruction, in the units of the data.
 
     Parameters
     ----------
     sae : SAE
-        Its ``decode`` must be linear in the latents, up to an offset.
+        Its ``directions`` are taken out of scaled units; of a model without them, ``W_dec`` as
+        it is.
 
     Returns
     -------
     Tensor
-        [d_sae, d_in]: ``decode(eᵢ) - decode(0)``. That is ``W_dec`` where the input was only
-        scaled by one factor, and undoes scaling per unit where there was any.
+        [d_sae, d_target]. For an mlp decoder the local Jacobian averaged over active examples;
+        where each example has a scale of its own, in scaled units.
 
     Examples
     --------
@@ -46,14 +46,13 @@ def decoder_directions(sae: Any) -> Tensor:
     >>> bool((decoder_directions(sae) - sae.W_dec).abs().max() < 1e-6)
     True
     """
-    d_sae = sae.W_dec.shape[0]
+    scaling = getattr(sae, "target_scaling", None)
     with torch.no_grad():
-        offset = sae.decode(sae.W_dec.new_zeros(1, d_sae))
-        rows = []
-        for latents in torch.arange(d_sae, device=sae.W_dec.device).split(CHUNK_ROWS):
-            one_hot = F.one_hot(latents, d_sae).to(sae.W_dec.dtype)
-            rows.append(sae.decode(one_hot) - offset)
-    return torch.cat(rows)
+        directions = getattr(sae, "directions", sae.W_dec)
+        if scaling is None or scaling.mode.per_example:
+            return directions.clone()
+        bins = directions.unflatten(-1, (-1, len(scaling.shift)))
+        return (scaling.invert(bins) - scaling.invert(torch.zeros_like(bins))).flatten(-2)
 
 
 @dataclass(frozen=True, eq=False)

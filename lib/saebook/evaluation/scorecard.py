@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,8 @@ def evaluate(
         Anything with ``encode`` and ``decode``; it is put in eval mode for the pass and left
         in the mode it came in.
     data : Tensor, ndarray or ExampleStore
-        [n, d_in] examples in the units of the model's input, or a store.
+        [n, d_in] examples in the units of the model's input (windows [n, seq_len, d_in] where
+        it takes windows), or a store; for a transcoder a pair of tensors, inputs and targets.
     split : str
         Split of a store to score; a bare tensor is scored whole.
     train_split : str
@@ -76,17 +78,26 @@ def evaluate(
     >>> card.fvu, card.raw_unit.fvu, sorted(card.flags)
     (0.0, 0.0, ['identity', 'raw_units'])
     """
-    examples = Examples(data, split)
+    targets = None
+    if isinstance(data, tuple):
+        data, given = data
+        targets = Examples(given, None)
+    config = getattr(sae, "config", None)
+    examples = Examples(data, split, getattr(config, "seq_len", 1))
     same_width(sae, examples)
     is_counts = examples.are_counts() if counts is None else counts
-    centre = _train_mean(data, examples, train_split, train_data) if is_counts else None
-    sums = CardSums(centre=centre)
+    # Copying the input is a control where the input is what has to be reconstructed.
+    copies = is_counts and targets is None and examples.seq_len == 1
+    centre = _train_mean(data, examples, train_split, train_data) if copies else None
+    rule = getattr(config, "selection", None)
+    sums = CardSums(centre=centre, positive_only=getattr(rule, "positive_only", False))
     place = _device(sae) if device is None else torch.device(device)
+    wanted = targets.batches(batch_size) if targets is not None else itertools.repeat(None)
     with scoring(sae):
-        for x in examples.batches(batch_size):
+        for x, target in zip(examples.batches(batch_size), wanted):
             x = x.to(place)
-            latents = sae.encode(x.to(_dtype(sae)))
-            sums.update(x, latents, sae.decode(latents))
+            latents, reconstruction = reconstruct(sae, x)
+            sums.update(_target(sae, x, target), latents, reconstruction)
     return sums.card(examples.split)
 
 
@@ -105,9 +116,18 @@ def scoring(sae: Any) -> Iterator[None]:
 
 
 def reconstruct(sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents and reconstruction of rows x [n, d_in], on the model's device."""
-    latents = sae.encode(x.to(_device(sae), _dtype(sae)))
-    return latents, sae.decode(latents)
+    """Latents and reconstruction of examples x [n, ...], on the model's device."""
+    x = x.to(_device(sae), _dtype(sae))
+    latents = sae.encode(x)
+    # Only where each example has a scale of its own does decoding depend on the example.
+    context = sae.context(x) if hasattr(sae, "context") else ()
+    return latents, sae.decode(latents, context) if context else sae.decode(latents)
+
+
+def _target(sae: Any, x: Tensor, target: Tensor | None) -> Tensor:
+    if not hasattr(sae, "target_of"):
+        return x
+    return sae.target_of(x, None if target is None else target.to(x.device))
 
 
 def _train_mean(data: Any, examples: Examples, train_split: str, train_data: Any) -> Tensor:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saebook.errors import ConfigError
-from saebook.losses import RECONSTRUCTIONS
 from saebook.models.architectures import ARCHITECTURES, Architecture
+from saebook.models.decoders import DECODERS, Decoder
+from saebook.models.resolving import resolve
 from saebook.models.scaling import SCALINGS
-
-# Scaling Monosemanticity trains with λ = 5 at widths of several thousand. An L1 coefficient
-# scales with √d_in between input widths, so the same pressure is 5·√(d_in / 4096).
-L1_REFERENCE_COEFFICIENT = 5.0
-L1_REFERENCE_WIDTH = 4096
+from saebook.models.settings import build, check_choice, check_types
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Names of the loss terms of an SAE, as keys of the losses it returns."""
+    """Names of the loss terms of an SAE, as keys of the losses it returns.
+
+    ``reconstruction`` and ``companions`` have weight 1, ``sparsity`` the sparsity coefficient,
+    and ``auxiliary``, which need a trainer's state, the auxiliary coefficient.
+    """
 
     reconstruction: str
-    sparsity: tuple[str, ...]
-    auxiliary: tuple[str, ...]
+    sparsity: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+    auxiliary: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,31 +38,87 @@ class SAEConfig:
     d_sae
         Number of latents.
     architecture
-        How latents are chosen: ``"relu"``, ``"topk"`` or ``"batchtopk"``.
+        How latents are chosen: ``"relu"``, ``"leaky_relu"``, ``"topk"``, ``"batchtopk"``,
+        ``"jumprelu"`` or ``"gated"``.
     k
         For topk and batchtopk: active latents per example (on average over the batch, for
         batchtopk). Default: ``d_sae // 16``, at least 1 and at most 32.
+    target_l0
+        For the others: mean active latents per example to reach. A controller finds the
+        sparsity coefficient, except under ``sparsity="l0_quadratic"``, whose penalty holds the
+        target itself. Default: as for k, where no coefficient is given either.
     sparsity_coefficient
-        For relu: λ, the weight of the sparsity term against the summed squared error in
-        scaled units. Default: ``5 * sqrt(d_in / 4096)``.
+        Weight of the sparsity term against the summed squared error in scaled units; with a
+        target, where the controller begins. Default: the architecture's.
+    sparsity
+        Sparsity term: ``"l1"``, ``"l1_decoder_norm"``, ``"tanh"``, and for jumprelu
+        ``"l0_step"`` and ``"l0_quadratic"``. Default: the architecture's.
+    tanh_a, tanh_b
+        Of the tanh term, ``(A / B) Σ tanh(B f ‖d‖)``.
+    leak
+        For leaky_relu: slope below zero.
+    bandwidth
+        For jumprelu: width of the straight-through estimator, in standard deviations of the
+        pre-activations on the rows that the inputs were fitted on.
+    threshold_init
+        For jumprelu: initial threshold, in scaled units. Default: the one at which ``target_l0``
+        latents are active on those rows.
     reconstruction
-        Reconstruction term: ``"mse"``.
+        Reconstruction term: ``"mse"`` on scaled values; ``"lmse"`` (mean squared log error) or
+        ``"pkl"`` (Poisson KL) on raw counts; ``"auto"``: lmse where :func:`saebook.training.fit`
+        sees counts, mse otherwise.
+    lmse_tau
+        Multiplier on the reconstruction's logarithm in lmse; 1 leaves it unbiased by tau.
     input_scaling
         Mode of :class:`~saebook.models.InputScaling`. Default ``"scale"``: one factor, so
         that the mean squared norm of an example is ``d_in``.
     apply_b_dec_to_input
-        Subtract ``b_dec`` from the scaled input before encoding.
+        Subtract ``b_dec`` from the scaled input before encoding. Default: wherever the
+        reconstruction lives in the space of the scaled input.
+    b_enc_init
+        ``"zero"``, or ``"center"``: minus what the encoder makes of the mean input. Default:
+        center where ``b_dec`` can't be subtracted from the input, zero otherwise.
+    b_dec_init
+        ``"mean"`` or ``"geometric_median"`` of the training targets, or ``"zero"``.
+    decoder_init
+        Rows of ``W_dec``: random directions of unit norm (``"unit"``; of norm 0.1 for relu),
+        ``"he"`` or ``"xavier"`` uniform, or centred training examples of unit norm (``"data"``).
+    encoder_init
+        ``"transpose"`` of the decoder, or ``"he"`` or ``"xavier"`` uniform.
     decoder_norm
         ``"unit"``: rows of ``W_dec`` are held at norm 1, their gradient projected;
-        ``"free"``: they are not. Default: free for relu, whose penalty weighs latents by the
-        norm; unit otherwise.
-    b_dec_init
-        ``"mean"`` of the scaled training inputs, or ``"zero"``.
+        ``"free"``: they are not. Default: free where the penalty weighs latents by the norm;
+        unit otherwise.
+    decoder
+        ``"linear"``, or ``"mlp"``: one hidden layer of ``d_hidden`` units.
+    d_hidden
+        For the mlp decoder. Default: ``4 * d_in``.
+    output
+        Applied to the reconstruction in the caller's units: ``"none"``, ``"relu"`` or
+        ``"softplus"``. Default: relu for lmse, softplus for pkl, none for mse.
+    d_out
+        Width of the output, where it is not the input that is reconstructed (a transcoder).
+    seq_len, target
+        Examples are windows of ``seq_len`` bins, of which the ``"last"`` or ``"all"`` are
+        reconstructed.
+    prefixes
+        Matryoshka: increasing numbers of latents, each of which reconstructs the whole target;
+        the last must be ``d_sae``. Empty: no nesting.
+    prefix_k
+        k of each prefix, whose latents then compete among themselves. Empty: latents are chosen
+        once, and a prefix has those of the first few.
+    prefix_weights
+        Weight of each prefix's reconstruction, normalised to sum 1. Empty: all the same.
+    prefix_sparsity
+        Factors on the sparsity penalty of the latents that each prefix adds; decreasing ones
+        make early latents the sparsest. Empty: all 1.
+    auxiliary
+        Term for dead latents: ``"auxk"``, ``"ghost"``, ``"preactivation"`` or ``"none"``.
+        Default: the architecture's.
     aux_coefficient
-        Weight of the AuxK term for dead latents; 0 switches it off. Default: 1/32 for topk
-        and batchtopk, 0 for relu.
+        Its weight. Default: 1/32 for auxk, 1 for ghost, 3e-4·d_in for preactivation.
     k_aux
-        Dead latents used by AuxK. Default: ``d_in // 2``, at least 1.
+        Dead latents used by auxk. Default: ``d_in // 2``, at least 1.
 
     Raises
     ------
@@ -73,8 +128,8 @@ class SAEConfig:
     Examples
     --------
     >>> config = SAEConfig(d_in=60, d_sae=256, k=8)
-    >>> config.architecture, config.objective.reconstruction
-    ('batchtopk', 'mse')
+    >>> config.architecture, config.objective.sparsity, config.objective.auxiliary
+    ('batchtopk', (), ('auxk',))
     >>> SAEConfig.from_dict(config.to_dict()) == config
     True
     """
@@ -83,64 +138,44 @@ class SAEConfig:
     d_sae: int
     architecture: str = "batchtopk"
     k: int | None = None
+    target_l0: float | None = None
     sparsity_coefficient: float | None = None
-    reconstruction: str = "mse"
+    sparsity: str | None = None
+    tanh_a: float = 1.0
+    tanh_b: float = 1.0
+    leak: float = 0.01
+    bandwidth: float = 0.1
+    threshold_init: float | None = None
+    reconstruction: str = "auto"
+    lmse_tau: float = 1.0
     input_scaling: str = "scale"
-    apply_b_dec_to_input: bool = True
+    apply_b_dec_to_input: bool | None = None
+    b_enc_init: Literal["zero", "center"] | None = None
+    b_dec_init: str = "mean"
+    decoder_init: str = "unit"
+    encoder_init: str = "transpose"
     decoder_norm: Literal["unit", "free"] | None = None
-    b_dec_init: Literal["mean", "zero"] = "mean"
+    decoder: str = "linear"
+    d_hidden: int | None = None
+    output: str | None = None
+    d_out: int | None = None
+    seq_len: int = 1
+    target: Literal["last", "all"] = "last"
+    prefixes: tuple[int, ...] = ()
+    prefix_k: tuple[int, ...] = ()
+    prefix_weights: tuple[float, ...] = ()
+    prefix_sparsity: tuple[float, ...] = ()
+    auxiliary: str | None = None
     aux_coefficient: float | None = None
     k_aux: int | None = None
 
     def __post_init__(self):
         check_types(self)
         check_choice("architecture", self.architecture, ARCHITECTURES)
+        check_choice("decoder", self.decoder, DECODERS)
         check_choice("input_scaling", self.input_scaling, SCALINGS)
-        check_choice("reconstruction", self.reconstruction, RECONSTRUCTIONS)
-        check_choice("b_dec_init", self.b_dec_init, ("mean", "zero"))
-        for name in ("d_in", "d_sae"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}: it must be at least 1")
-        self._resolve_sparsity()
-        if self.decoder_norm is None:
-            self._set("decoder_norm", self.selection.default_decoder_norm)
-        check_choice("decoder_norm", self.decoder_norm, ("unit", "free"))
-        if self.aux_coefficient is None:
-            self._set("aux_coefficient", self.selection.default_aux_coefficient)
-        if self.aux_coefficient < 0:  # pyright: ignore[reportOptionalOperand]
-            raise ConfigError(f"aux_coefficient = {self.aux_coefficient}: it can't be negative")
-        if self.k_aux is None:
-            self._set("k_aux", max(1, self.d_in // 2))
-        if self.k_aux < 1:  # pyright: ignore[reportOptionalOperand]
-            raise ConfigError(f"k_aux = {self.k_aux}: it must be at least 1")
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-    def _resolve_sparsity(self) -> None:
-        if self.selection.uses_k:
-            if self.sparsity_coefficient is not None:
-                raise ConfigError(
-                    f"sparsity_coefficient = {self.sparsity_coefficient} with {self.architecture}: "
-                    "its sparsity is set by k; leave the coefficient out, or use architecture='relu'"
-                )
-            k = max(1, min(32, self.d_sae // 16)) if self.k is None else self.k
-            if not 1 <= k <= self.d_sae:
-                raise ConfigError(f"k = {k}: it must be between 1 and d_sae = {self.d_sae}")
-            self._set("k", k)
-            return
-        if self.k is not None:
-            raise ConfigError(
-                f"k = {self.k} with architecture={self.architecture!r}: its sparsity is set by "
-                "sparsity_coefficient; leave k out, or use architecture='topk' or 'batchtopk'"
-            )
-        if self.sparsity_coefficient is None:
-            width = math.sqrt(self.d_in / L1_REFERENCE_WIDTH)
-            self._set("sparsity_coefficient", L1_REFERENCE_COEFFICIENT * width)
-        if self.sparsity_coefficient < 0:  # pyright: ignore[reportOptionalOperand]
-            raise ConfigError(
-                f"sparsity_coefficient = {self.sparsity_coefficient}: it can't be negative"
-            )
+        for name, value in resolve(self).items():
+            object.__setattr__(self, name, value)
 
     @property
     def selection(self) -> Architecture:
@@ -148,65 +183,70 @@ class SAEConfig:
         return ARCHITECTURES[self.architecture]
 
     @property
+    def decoding(self) -> Decoder:
+        """The rule that turns latents into a reconstruction."""
+        return DECODERS[self.decoder]
+
+    @property
+    def d_encoder(self) -> int:
+        """Values that the encoder sees per example: all bins of a window."""
+        return self.seq_len * self.d_in
+
+    @property
+    def d_target(self) -> int:
+        """Values that are reconstructed per example."""
+        width = self.d_out or self.d_in
+        return width * self.seq_len if self.target == "all" else width
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether the targets are other data than the inputs."""
+        return self.d_out is not None
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Sizes of the nested dictionaries; the whole alone without nesting."""
+        return self.prefixes or (self.d_sae,)
+
+    @property
     def objective(self) -> Objective:
-        """Names of the reconstruction, sparsity and auxiliary terms."""
-        auxiliary = ("auxk",) if self.aux_coefficient else ()
-        return Objective(self.reconstruction, self.selection.sparsity_terms, auxiliary)
+        """Names of the loss terms."""
+        return Objective(
+            reconstruction="mse" if self.reconstruction == "auto" else self.reconstruction,
+            sparsity=(self.sparsity,) if self.sparsity else (),
+            companions=self.selection.companion_terms,
+            auxiliary=(self.auxiliary,) if self.auxiliary not in (None, "none") else (),
+        )
+
+    def for_data(self, counts: bool) -> SAEConfig:
+        """The same settings, with ``reconstruction="auto"`` decided: lmse for counts, else mse.
+
+        Examples
+        --------
+        >>> SAEConfig(d_in=4, d_sae=8).for_data(counts=True).reconstruction
+        'lmse'
+        """
+        if self.reconstruction != "auto":
+            return self
+        # What was resolved for "auto" has to be resolved again, unless the caller chose it.
+        return dataclasses.replace(self, **self._unresolved("lmse" if counts else "mse"))
+
+    def _unresolved(self, reconstruction: str) -> dict[str, Any]:
+        if reconstruction == "mse":
+            return {"reconstruction": "mse"}
+        return {
+            "reconstruction": reconstruction,
+            "apply_b_dec_to_input": None,
+            "b_enc_init": None,
+            "output": None if self.output == "none" else self.output,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, resolved, ready for JSON."""
-        return dataclasses.asdict(self)
+        settings = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> SAEConfig:
         """Build a config from a dictionary, refusing names that it does not know."""
         return build(cls, settings)
-
-
-def check_choice(name: str, value: Any, choices) -> None:
-    """Refuse a value that is not among the choices, naming the nearest one."""
-    if value in choices:
-        return
-    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(map(repr, choices))}{hint}")
-
-
-def check_types(settings: Any) -> None:
-    """Refuse fields of a dataclass whose value has another type than its annotation says.
-
-    Booleans are not integers here, integers pass as floats, and floats must be finite.
-    """
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        allowed = str(field.type)
-        if value is None and "None" in allowed:
-            continue
-        if "Literal" in allowed or "str" in allowed:
-            good, kind = isinstance(value, str), "text"
-        elif "float" in allowed:
-            good, kind = _is_finite_number(value), "a finite number"
-        elif "bool" in allowed:
-            good, kind = isinstance(value, bool), "True or False"
-        else:
-            good, kind = isinstance(value, int) and not isinstance(value, bool), "a whole number"
-        if not good:
-            raise ConfigError(
-                f"{type(settings).__name__}.{field.name} = {value!r} "
-                f"({type(value).__name__}): it must be {kind}"
-            )
-
-
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def build(cls: Any, settings: dict[str, Any]) -> Any:
-    """Make a settings dataclass from a dictionary, refusing unknown names."""
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{cls.__name__} has no setting {name!r}{hint}")
-    return cls(**settings)

@@ -16,7 +16,7 @@ from saebook.models.config import SAEConfig
 from saebook.models.sae import SAE
 
 FORMAT = "saebook-sae"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS = "sae_weights.safetensors"
 SETTINGS = "cfg.json"
 

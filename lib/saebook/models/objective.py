@@ -2,42 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from saebook import losses
+
+if TYPE_CHECKING:
+    from saebook.models.sae import SAE
 
 
 @dataclass(frozen=True)
 class Forward:
     """Everything one pass through an SAE computes.
 
-    ``x`` and ``reconstruction`` are in the caller's units, ``x_scaled`` and
-    ``reconstruction_scaled`` in scaled ones; ``pre_activations`` and ``latents`` are
-    [..., d_sae], ``decoder_norms`` [d_sae].
+    Attributes
+    ----------
+    x, target, reconstruction
+        In the caller's units: the input, what it should become, and what it became.
+    x_scaled
+        [..., seq_len · d_in], as the encoder sees it.
+    pre_activations, latents
+        [..., d_sae].
+    level_latents
+        Latents of each nested dictionary, [..., size]; the last are ``latents``.
+    level_reconstructions
+        [..., d_target] of each nested dictionary, in scaled units; the last is the whole's.
+    target_scaled
+        [..., d_target].
+    decoder_norms
+        [d_sae].
     """
 
     x: Tensor
+    target: Tensor
+    reconstruction: Tensor
     x_scaled: Tensor
     pre_activations: Tensor
     latents: Tensor
-    reconstruction_scaled: Tensor
-    reconstruction: Tensor
+    level_latents: Sequence[Tensor]
+    level_reconstructions: Sequence[Tensor]
+    target_scaled: Tensor
     decoder_norms: Tensor
 
+    @property
+    def reconstruction_scaled(self) -> Tensor:
+        """[..., d_target], of the whole dictionary."""
+        return self.level_reconstructions[-1]
 
-SPARSITIES: dict[str, Callable[[Forward], Tensor]] = {
-    "l1": lambda forward: losses.l1(forward.latents),
-    "l1_decoder_norm": lambda forward: losses.l1_decoder_norm(
-        forward.latents, forward.decoder_norms
+
+Term = Callable[["SAE", Forward], Tensor]
+
+
+def _reconstruction(name: str) -> Term:
+    def term(sae: SAE, forward: Forward) -> Tensor:
+        settings = {"tau": sae.config.lmse_tau} if name == "lmse" else {}
+        errors = [
+            losses.RECONSTRUCTIONS[name](forward.target_scaled, reconstruction, **settings)
+            for reconstruction in forward.level_reconstructions
+        ]
+        if len(errors) == 1:
+            return errors[0]
+        weights = sae.config.prefix_weights or (1.0,) * len(errors)
+        return torch.stack([w / sum(weights) * e for w, e in zip(weights, errors)]).sum()
+
+    return term
+
+
+def _gated_auxiliary(sae: SAE, forward: Forward) -> Tensor:
+    """Error of what the gate alone would reconstruct, through a decoder that does not learn."""
+    projected = forward.pre_activations.relu() @ sae.W_dec.detach() + sae.b_dec.detach()
+    return losses.mse(forward.target_scaled, projected)
+
+
+TERMS: dict[str, Term] = {
+    **{name: _reconstruction(name) for name in losses.RECONSTRUCTIONS},
+    "l1": lambda sae, forward: losses.l1(forward.latents, weights=sae.latent_weights),
+    "l1_decoder_norm": lambda sae, forward: losses.l1_decoder_norm(
+        forward.latents, forward.decoder_norms, weights=sae.latent_weights
     ),
+    "l1_gate": lambda sae, forward: losses.l1_decoder_norm(
+        forward.pre_activations.relu(), forward.decoder_norms, weights=sae.latent_weights
+    ),
+    "tanh": lambda sae, forward: losses.tanh(
+        forward.latents,
+        forward.decoder_norms,
+        sae.config.tanh_a,
+        sae.config.tanh_b,
+        weights=sae.latent_weights,
+    ),
+    "l0_step": lambda sae, forward: losses.l0_step(
+        forward.pre_activations, sae.threshold, sae.bandwidth, weights=sae.latent_weights
+    ),
+    "l0_quadratic": lambda sae, forward: losses.l0_quadratic(
+        forward.pre_activations, sae.threshold, sae.bandwidth, sae.config.target_l0 or 1.0
+    ),
+    "gated_auxiliary": _gated_auxiliary,
 }
-
-
-def term(name: str, forward: Forward) -> Tensor:
-    """One stateless term of an objective, by its name, as a 0-d tensor."""
-    if name in losses.RECONSTRUCTIONS:
-        return losses.RECONSTRUCTIONS[name](forward.x_scaled, forward.reconstruction_scaled)
-    return SPARSITIES[name](forward)

@@ -1,4 +1,4 @@
-"""The sparse autoencoder: an encoder, a selection rule and a linear decoder."""
+"""The sparse autoencoder: an encoder, a selection rule and a decoder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saebook.errors import DataError
+from saebook.losses import COUNT_RECONSTRUCTIONS
 from saebook.models.config import SAEConfig
-from saebook.models.objective import Forward, term
-from saebook.models.scaling import InputScaling
+from saebook.models.fitting import fit_weights
+from saebook.models.initialisation import DECODER_INITS, ENCODER_INITS
+from saebook.models.objective import TERMS, Forward
+from saebook.models.output import OUTPUTS
+from saebook.models.scaling import Context, InputScaling
 
 
 class SAE(nn.Module):
@@ -27,15 +31,16 @@ class SAE(nn.Module):
     config
         Its settings.
     seed
-        Of the random decoder directions; the encoder starts as the decoder's transpose.
+        Of the random initial weights.
 
     Attributes
     ----------
-    W_enc : Tensor [d_in, d_sae]
+    W_enc : Tensor [seq_len · d_in, d_sae]
     b_enc : Tensor [d_sae]
-    W_dec : Tensor [d_sae, d_in]
-        One row per latent: its direction in scaled input space.
-    b_dec : Tensor [d_in]
+    W_dec : Tensor [d_sae, d_target]
+        One row per latent: its direction in scaled output space (for an mlp decoder, its
+        weights to the hidden layer). See also :attr:`directions`.
+    b_dec : Tensor [d_target]
 
     Examples
     --------
@@ -50,37 +55,83 @@ class SAE(nn.Module):
     2
     """
 
+    # Present where the architecture or the decoder declares them.
     threshold: Tensor
+    bandwidth: Tensor
+    r_mag: Tensor
+    b_mag: Tensor
+    b_hidden: Tensor
+    W_out: Tensor
+    hidden_share: Tensor
+    # Variance of the scaled training targets, summed over d_target; NaN until fitted.
+    target_variance: Tensor
+    # Factors of the sparsity penalty per latent, [d_sae], for nested dictionaries that have them.
+    latent_weights: Tensor | None
 
     def __init__(self, config: SAEConfig, seed: int = 0):
         super().__init__()
+        config = config.for_data(counts=False)
         self.config = config
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.randn(config.d_sae, config.d_in, generator=generator)
-        rows = F.normalize(rows, dim=1) * config.selection.decoder_init_norm
+        width = config.decoding.width(config)
+        rows = DECODER_INITS[config.decoder_init](config.d_sae, width, generator)
+        if config.decoder_norm == "unit":
+            rows = F.normalize(rows, dim=1)
+        elif config.decoder_init == "unit":
+            rows = rows * config.selection.decoder_init_norm
         # Weights lie row-per-latent in memory, so that one latent is one contiguous row and
         # gradients come out with the parameters' own strides.
-        self.encoder_rows = nn.Parameter(rows.clone())
+        self.encoder_rows = nn.Parameter(self._initial_encoder(rows, generator))
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.W_dec = nn.Parameter(rows)
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        self.b_dec = nn.Parameter(torch.zeros(config.d_target))
         self.scaling = InputScaling(config.input_scaling, config.d_in)
-        for name, value in config.selection.buffers(config).items():
-            self.register_buffer(name, value)
+        if not self._scales_alike:
+            # Counts are compared as they are; other targets are brought to scale by themselves.
+            mode = "none" if config.reconstruction in COUNT_RECONSTRUCTIONS else "scale"
+            self._target_scaling = InputScaling(mode, config.d_out or config.d_in)
+        for declares in (config.selection, config.decoding):
+            for name, value in declares.parameters(config).items():
+                self.register_parameter(name, nn.Parameter(value))
+            for name, value in declares.buffers(config).items():
+                self.register_buffer(name, value)
+        self.register_buffer("target_variance", torch.tensor(float("nan")))
+        self.register_buffer("latent_weights", self._latent_weights(), persistent=False)
 
     @property
     def W_enc(self) -> Tensor:
-        """Encoder weights [d_in, d_sae], a view."""
+        """Encoder weights [seq_len · d_in, d_sae], a view."""
         return self.encoder_rows.T
 
+    @property
+    def directions(self) -> Tensor:
+        """What one unit of each latent adds to the scaled reconstruction, [d_sae, d_target].
+
+        The rows of ``W_dec``; for an mlp decoder the local Jacobian, averaged over the training
+        examples on which the latent is active.
+        """
+        return self.config.decoding.directions(self)
+
+    @property
+    def target_scaling(self) -> InputScaling:
+        """The scaling of what is reconstructed: that of the input, unless they differ."""
+        return self.scaling if self._scales_alike else self._target_scaling
+
+    def k_of_level(self, level: int) -> int:
+        """k of a nested dictionary."""
+        return (self.config.prefix_k[level] if self.config.prefix_k else self.config.k) or 1
+
     @torch.no_grad()
-    def fit_inputs(self, x: Tensor) -> None:
-        """Fit what depends on the data: the input scaling, then ``b_dec``.
+    def fit_inputs(self, x: Tensor, target: Tensor | None = None) -> None:
+        """Fit what depends on the data, once: scaling, biases, size of the initial latents.
 
         Parameters
         ----------
         x
-            Training rows [n, d_in], in the caller's units; a sample will do.
+            Training examples [n, d_in], or windows [n, seq_len, d_in], in the caller's units; a
+            sample will do.
+        target
+            For a transcoder: what they should become, [n, d_out].
 
         Raises
         ------
@@ -92,61 +143,190 @@ class SAE(nn.Module):
                 f"this SAE's inputs were already fitted, on {int(self.scaling.n_rows)} rows: "
                 "fitting again would change what its weights mean; make a new SAE instead"
             )
-        self.scaling.fit(x)
-        if self.config.b_dec_init == "mean":
-            mean = x.mean(dim=0, dtype=torch.float64).to(self.b_dec.dtype)
-            self.b_dec.copy_(self.scaling(mean))
+        x = self._checked(x)
+        target = self.target_of(x, target)
+        self.scaling.fit(x.reshape(-1, x.shape[-1]))
+        if not self._scales_alike:
+            self.target_scaling.fit(target.reshape(-1, target.shape[-1]))
+        context = self.context(x)
+        target_scaled = self._flat(self.target_scaling(target, context), self.config.d_target)
+        wide = target_scaled.to(torch.float64)
+        self.target_variance.copy_((wide - wide.mean(dim=0)).square().sum(dim=1).mean())
+        fit_weights(self, self._flat(self.scaling(x), self.config.d_encoder), target_scaled)
+
+    def context(self, x: Tensor) -> Context:
+        """What decoding the latents of ``x`` needs to know beside them.
+
+        Empty, but for scalings that are fitted per example.
+        """
+        if not self.scaling.mode.per_example or not self._scales_alike:
+            return ()
+        context = self.scaling.context(self._checked(x))
+        if self.config.seq_len > 1 and self.config.target == "last":
+            return tuple(part[..., -1, :] for part in context)
+        return context
+
+    def target_of(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+        """What ``x`` should become, in the caller's units: itself, its last bin, or ``target``.
+
+        Raises
+        ------
+        DataError
+            A transcoder was given no target, or another model was given one, or its width is
+            not ``d_out``.
+        """
+        if self.config.is_transcoder:
+            if target is None or target.shape[-1] != self.config.d_out:
+                found = "none" if target is None else f"shape {tuple(target.shape)}"
+                raise DataError(
+                    f"this SAE has d_out = {self.config.d_out}: give its targets "
+                    f"[..., {self.config.d_out}] beside the input (found {found})"
+                )
+            return target.to(self.W_dec.dtype)
+        if target is not None:
+            raise DataError("targets were given to an SAE that reconstructs its input; set d_out")
+        if self.config.seq_len > 1 and self.config.target == "last":
+            return x[..., -1, :]
+        return x
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """``h`` [..., d_sae] before selection, from inputs [..., d_in] in the caller's units."""
-        return self._encode_scaled(self.scaling(self._checked(x)))
+        """``h`` [..., d_sae] before selection, from inputs in the caller's units."""
+        x = self._checked(x)
+        return self._encode_scaled(self._flat(self.scaling(x), self.config.d_encoder))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents [..., d_sae] of inputs [..., d_in]."""
+        """Latents [..., d_sae] of inputs [..., d_in], or of windows [..., seq_len, d_in]."""
         return self.config.selection.select(self, self.pre_activations(x))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Reconstruction [..., d_in], in the caller's units, of latents [..., d_sae]."""
-        return self.scaling.invert(self._decode_scaled(latents))
+    def decode(self, latents: Tensor, context: Context | None = None) -> Tensor:
+        """Reconstruction, in the caller's units, of latents [..., d_sae].
 
-    def pass_through(self, x: Tensor) -> Forward:
+        ``context`` is needed where inputs are scaled per example: ``sae.context(x)``.
+        """
+        projected = latents @ self.W_dec
+        return self._in_units(self.config.decoding.finish(self, projected), context)
+
+    def pass_through(self, x: Tensor, target: Tensor | None = None) -> Forward:
         """One pass with every intermediate result, for losses and trainers."""
         x = self._checked(x)
-        x_scaled = self.scaling(x)
+        target = self.target_of(x, target)
+        context = self.context(x)
+        x_scaled = self._flat(self.scaling(x), self.config.d_encoder)
         h = self._encode_scaled(x_scaled)
-        latents = self.config.selection.select(self, h)
-        reconstruction_scaled = self._decode_scaled(latents)
+        level_latents, levels = self._select_and_reconstruct(h)
+        reconstruction = self._in_units(levels[-1], context)
+        if self.config.output != "none":
+            in_units = [self._in_units(level, context) for level in levels]
+            levels = [
+                self._flat(self.target_scaling(level, context), self.config.d_target)
+                for level in in_units
+            ]
+            reconstruction = in_units[-1]
         return Forward(
             x=x,
+            target=target,
+            reconstruction=reconstruction,
             x_scaled=x_scaled,
             pre_activations=h,
-            latents=latents,
-            reconstruction_scaled=reconstruction_scaled,
-            reconstruction=self.scaling.invert(reconstruction_scaled),
+            latents=level_latents[-1],
+            level_latents=level_latents,
+            level_reconstructions=levels,
+            target_scaled=self._flat(self.target_scaling(target, context), self.config.d_target),
             decoder_norms=self.W_dec.norm(dim=1),
         )
 
     def losses(self, forward: Forward) -> dict[str, Tensor]:
         """The objective's stateless terms, unweighted, as 0-d tensors by name."""
-        names = (self.config.objective.reconstruction, *self.config.objective.sparsity)
-        return {name: term(name, forward) for name in names}
+        objective = self.config.objective
+        names = (objective.reconstruction, *objective.sparsity, *objective.companions)
+        return {name: TERMS[name](self, forward) for name in names}
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Reconstruction [..., d_in], latents [..., d_sae] and losses by name."""
-        forward = self.pass_through(x)
+    def forward(
+        self, x: Tensor, target: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Reconstruction, latents [..., d_sae] and losses by name."""
+        forward = self.pass_through(x, target)
         return forward.reconstruction, forward.latents, self.losses(forward)
 
+    def encode_prefix(self, x: Tensor, level: int) -> Tensor:
+        """Latents [..., prefixes[level]] of a nested dictionary."""
+        h = self.pre_activations(x)
+        size = self.config.levels[level]
+        if self.config.prefix_k:
+            return self.config.selection.select(self, h[..., :size], level)
+        return self.config.selection.select(self, h)[..., :size]
+
+    def decode_prefix(self, latents: Tensor, context: Context | None = None) -> Tensor:
+        """Reconstruction from the latents [..., size] of a nested dictionary."""
+        projected = latents @ self.W_dec[: latents.shape[-1]]
+        return self._in_units(self.config.decoding.finish(self, projected), context)
+
+    def _select_and_reconstruct(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Latents and scaled reconstructions of every nested dictionary."""
+        select, finish = self.config.selection.select, self.config.decoding.finish
+        sizes = self.config.levels
+        if self.config.prefix_k:
+            latents = [select(self, h[..., :n], level) for level, n in enumerate(sizes)]
+            projected = [f @ self.W_dec[:n] for f, n in zip(latents, sizes)]
+        else:
+            whole = select(self, h)
+            latents = [*(whole[..., :n] for n in sizes[:-1]), whole]
+            # Each prefix adds its own latents to the sum of the one before.
+            projected, start = [], 0
+            for n in sizes:
+                part = whole[..., start:n] @ self.W_dec[start:n]
+                projected.append(part if start == 0 else projected[-1] + part)
+                start = n
+        return latents, [finish(self, p) for p in projected]
+
+    def _in_units(self, scaled: Tensor, context: Context | None) -> Tensor:
+        if self.config.target == "all" and self.config.seq_len > 1:
+            scaled = scaled.unflatten(-1, (self.config.seq_len, -1))  # [..., seq_len, d_out]
+        apply, _ = OUTPUTS[self.config.output or "none"]
+        return apply(self.target_scaling.invert(scaled, context))
+
     def _checked(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.config.d_in:
+        config = self.config
+        expected = (config.d_in,) if config.seq_len == 1 else (config.seq_len, config.d_in)
+        if tuple(x.shape[-len(expected) :]) != expected:
+            names = "d_in" if config.seq_len == 1 else "seq_len, d_in"
             raise DataError(
-                f"input of shape {tuple(x.shape)}: the last axis must be d_in = {self.config.d_in}"
+                f"input of shape {tuple(x.shape)}: the last axes must be {names} = "
+                f"{', '.join(map(str, expected))}"
             )
         return x.to(self.W_dec.dtype)
+
+    def _flat(self, values: Tensor, width: int) -> Tensor:
+        """Windows [..., seq_len, d] as one axis [..., seq_len · d]; single bins as they are."""
+        return values if values.shape[-1] == width else values.flatten(-2)
 
     def _encode_scaled(self, x_scaled: Tensor) -> Tensor:
         if self.config.apply_b_dec_to_input:
             x_scaled = x_scaled - self.b_dec
         return F.linear(x_scaled, self.encoder_rows, self.b_enc)  # [..., d_sae]
 
-    def _decode_scaled(self, latents: Tensor) -> Tensor:
-        return latents @ self.W_dec + self.b_dec  # [..., d_in]
+    @property
+    def _scales_alike(self) -> bool:
+        return (
+            self.config.reconstruction not in COUNT_RECONSTRUCTIONS
+            and self.scaling.mode.inverts
+            and not self.config.is_transcoder
+        )
+
+    def _initial_encoder(self, decoder_rows: Tensor, generator: torch.Generator) -> Tensor:
+        config = self.config
+        draw = ENCODER_INITS[config.encoder_init]
+        if draw is None and decoder_rows.shape[1] in (config.d_encoder, config.d_in):
+            rows = torch.zeros(config.d_sae, config.d_encoder)
+            # A window begins as its last bin does alone; the history is learned.
+            rows[:, -decoder_rows.shape[1] :] = decoder_rows
+            return rows
+        draw = draw or DECODER_INITS["unit"]
+        return draw(config.d_sae, config.d_encoder, generator)
+
+    def _latent_weights(self) -> Tensor | None:
+        """Factors of the sparsity penalty per latent, [d_sae]."""
+        if not self.config.prefix_sparsity:
+            return None
+        sizes = torch.tensor((0, *self.config.prefixes)).diff()
+        return torch.tensor(self.config.prefix_sparsity).repeat_interleave(sizes)

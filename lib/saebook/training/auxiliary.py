@@ -37,9 +37,35 @@ def auxk(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
     values, indices = h.topk(k_aux, dim=-1, sorted=False)
     values = values.clamp_min(0.0)  # also turns -inf into 0
     latents = values.new_zeros(h.shape).scatter(-1, indices, values)
-    residual = forward.x_scaled - forward.reconstruction_scaled
-    term = losses.auxk(residual, latents @ sae.W_dec)
+    term = losses.auxk(_residual(forward), _decode_alone(sae, latents))
     return term * dead.any()
 
 
-AUXILIARY: dict[str, Callable[[SAE, Forward, Tensor], Tensor]] = {"auxk": auxk}
+def ghost(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
+    """Ghost gradients: dead latents reconstruct the residual through exp(h) (Jermyn 2024)."""
+    latents = forward.pre_activations.masked_fill(~dead, float("-inf")).exp()
+    term = losses.ghost(_residual(forward), _decode_alone(sae, latents))
+    return term * dead.any()
+
+
+def preactivation(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
+    """Pull the pre-activations of dead latents up to their thresholds (Conerly et al. 2025)."""
+    return losses.preactivation(forward.pre_activations, sae.threshold, forward.decoder_norms, dead)
+
+
+def _residual(forward: Forward) -> Tensor:
+    return forward.target_scaled - forward.reconstruction_scaled
+
+
+def _decode_alone(sae: SAE, latents: Tensor) -> Tensor:
+    """What latents add to a reconstruction by themselves, without its biases."""
+    finish = sae.config.decoding.finish
+    projected = latents @ sae.W_dec
+    return finish(sae, projected) - finish(sae, projected.new_zeros(projected.shape[-1:]))
+
+
+AUXILIARY: dict[str, Callable[[SAE, Forward, Tensor], Tensor]] = {
+    "auxk": auxk,
+    "ghost": ghost,
+    "preactivation": preactivation,
+}

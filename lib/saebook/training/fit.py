@@ -14,11 +14,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saebook.data.store import BatchStream, ExampleStore
-from saebook.errors import CheckpointError, DataError, TrainingError
+from saebook.errors import CheckpointError, TrainingError
 from saebook.metrics import are_counts
 from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
-from saebook.training.run import Run, findings_of, load_run, read_record, save_run, score
+from saebook.training.examples import as_batch, training_examples
+from saebook.training.run import Run, findings_of, load_run, read_record, save_run, score, settle
 from saebook.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ Probe = Callable[[Trainer], dict[str, float]]
 
 def fit(
     config: SAEConfig,
-    data: Tensor | np.ndarray | ExampleStore,
+    data: Tensor | np.ndarray | ExampleStore | tuple[Tensor, Tensor],
     train: TrainConfig | None = None,
     *,
     out: str | Path | None = None,
     seed: int = 0,
-    validation: Tensor | np.ndarray | None = None,
+    validation: Tensor | np.ndarray | tuple[Tensor, Tensor] | None = None,
     probe: Probe | None = None,
     progress: bool = True,
 ) -> Run:
@@ -47,10 +48,12 @@ def fit(
     Parameters
     ----------
     config
-        The model.
+        The model; ``reconstruction="auto"`` becomes lmse where the examples are counts, and mse
+        otherwise.
     data
-        Training examples [n, d_in] (a tensor or array), or an ``ExampleStore``, whose
-        training split is used.
+        Training examples [n, d_in] (a tensor or array), or windows of them [n, seq_len, d_in];
+        an ``ExampleStore``, whose training split is used, in windows of ``seq_len``; for a
+        transcoder a pair of tensors, inputs [n, d_in] and targets [n, d_out].
     train
         Settings of the run; their defaults work on short runs.
     out
@@ -60,7 +63,7 @@ def fit(
     seed
         Of the initial weights and of the order of the batches.
     validation
-        Held-out examples [n, d_in] for the card. A store's validation split is used by
+        Held-out examples, as ``data``, for the card. A store's validation split is used by
         itself; without either, the card is of the training examples, and says so.
     probe
         Called with the trainer at every log; what it returns becomes columns of the history.
@@ -90,7 +93,8 @@ def fit(
     ('train', 50)
     """
     train = train or TrainConfig()
-    rows, held_out = _examples(data, validation, config)
+    rows, held_out = training_examples(data, validation, config)
+    config = config.for_data(counts=are_counts(rows))
     stream = BatchStream(rows, min(train.batch_size, len(rows)), seed=seed)
     n_steps = _n_steps(train, len(rows), stream.batch_size)
     path = Path(out) if out is not None else None
@@ -105,16 +109,15 @@ def fit(
 
     sae = SAE(config, seed=seed)
     # Evenly spaced rows: a recording drifts, so its first rows alone would not do.
-    sae.fit_inputs(rows[:: -(-len(rows) // FIT_ROWS)].to(torch.float32))
+    sample = as_batch(rows[:: -(-len(rows) // FIT_ROWS)].to(torch.float32), config)
+    sae.fit_inputs(sample.x, sample.target)
     trainer = Trainer(sae, train, n_steps)
     history = _resume(path, settings, trainer, stream) if path is not None else []
     _train(trainer, stream, history, path, settings, probe, progress)
 
-    sae.config.selection.finish(sae, rows.to(trainer.device, torch.float32))
-    sae.eval()
+    settle(sae, as_batch(rows, config).x)
     split, judged = held_out
-    centre = rows.to(torch.float64).mean(dim=0) if are_counts(rows) else None
-    card = score(sae, judged, split, centre)
+    card = score(sae, judged, split, _centre(rows, config))
     findings = findings_of(card, config)
     run = Run(sae, card.to_dict(), pd.DataFrame(history), findings, path)
     if path is not None:
@@ -123,29 +126,11 @@ def fit(
     return run
 
 
-def _examples(data: Any, validation: Any, config: SAEConfig) -> tuple[Tensor, tuple[str, Tensor]]:
-    if isinstance(data, ExampleStore):
-        if validation is not None:
-            raise DataError("a store brings its own validation split; leave `validation` out")
-        rows = data.tensor(split="train")
-        validation = data.tensor(split="validation")
-    else:
-        rows = torch.as_tensor(data)
-        validation = torch.as_tensor(validation) if validation is not None else None
-    for name, x in (("training", rows), ("validation", validation)):
-        if x is not None and (x.ndim != 2 or x.shape[1] != config.d_in):
-            raise DataError(
-                f"{name} examples of shape {tuple(x.shape)}: an SAE with d_in = {config.d_in} "
-                f"needs [n, {config.d_in}]"
-            )
-        if x is not None and x.is_floating_point() and not x.isfinite().all():
-            bad = int((~x.isfinite()).any(dim=1).sum())
-            raise DataError(f"{bad} of {len(x)} {name} examples hold NaN or infinity")
-    if len(rows) == 0:
-        raise DataError("no training examples: the training split is empty")
-    if validation is not None and len(validation):
-        return rows, ("validation", validation)
-    return rows, ("train", rows)
+def _centre(rows: Tensor, config: SAEConfig) -> Tensor | None:
+    """Mean of the training targets, where they are counts and the input itself."""
+    if config.is_transcoder or config.seq_len > 1 or not are_counts(rows):
+        return None
+    return rows.to(torch.float64).mean(dim=0)
 
 
 def _n_steps(train: TrainConfig, n_examples: int, batch_size: int) -> int:
@@ -240,10 +225,11 @@ def _train(
     with tqdm(total=n_steps, initial=trainer.step_number, disable=not progress, unit="step") as bar:
         while trainer.step_number < n_steps:
             learning_rate = trainer.learning_rate()
-            losses = trainer.step(next(stream))
+            losses = trainer.step(as_batch(next(stream), trainer.sae.config))
             step = trainer.step_number
             if step % log_every == 0 or step == n_steps:
                 row = _read_back(losses)
+                trainer.schedule.observe(row["total"], trainer.fraction)
                 _stop_if_not_finite(row, step, path)
                 with torch.no_grad():
                     extra = probe(trainer) if probe is not None else {}

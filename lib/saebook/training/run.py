@@ -15,9 +15,11 @@ from torch import Tensor
 from saebook.errors import CheckpointError
 from saebook.metrics import CardSums, ScoreCard
 from saebook.models import SAE, SAEConfig, load_sae, save_sae
+from saebook.training.examples import as_batch
 
 HISTORY, RECORD, MODEL = "history.parquet", "run.json", "sae"
 L0_TOLERANCE = 0.2
+SETTLE_ENTRIES = 2**24  # latents looked at to describe a decoder that is not linear
 
 
 @dataclass(frozen=True)
@@ -97,26 +99,38 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 @torch.no_grad()
+def settle(sae: SAE, x: Tensor, rows: int = 100_000) -> None:
+    """Settle what waits for the end of training on training examples x, and enter eval mode."""
+    x = x[:: -(-len(x) // rows)].to(sae.W_dec.device, sae.W_dec.dtype)
+    sae.config.selection.finish(sae, x)
+    sae.eval()
+    every = max(1, len(x) * sae.config.d_sae // SETTLE_ENTRIES)
+    sae.config.decoding.settle(sae, sae.encode(x[::every]))
+
+
+@torch.no_grad()
 def score(sae: SAE, x: Tensor, split: str, centre: Tensor | None, rows: int = 8192) -> ScoreCard:
-    """Score an SAE in eval mode on rows x [n, d_in].
+    """Score an SAE in eval mode on examples x [n, ...].
 
     ``centre`` [d_in], the mean of the training rows, is given for spike counts only: it adds
     the control that copies raw units (see :class:`saebook.metrics.CardSums`).
     """
-    sums = CardSums(centre=centre)
-    for batch in x.split(rows):
-        batch = batch.to(sae.W_dec)
-        latents = sae.encode(batch)
-        sums.update(batch, latents, sae.decode(latents))
+    sums = CardSums(centre=centre, positive_only=sae.config.selection.positive_only)
+    for part in x.split(rows):
+        batch = as_batch(part.to(sae.W_dec), sae.config)
+        latents = sae.encode(batch.x)
+        reconstruction = sae.decode(latents, sae.context(batch.x))
+        sums.update(sae.target_of(batch.x, batch.target), latents, reconstruction)
     return sums.card(split)
 
 
 def findings_of(card: ScoreCard, config: SAEConfig) -> dict[str, str]:
     """Flags of the card, and L0 when it is not what was asked for."""
     findings = dict(card.flags)
-    if config.k is not None and abs(card.l0 - config.k) > L0_TOLERANCE * config.k:
-        findings["l0_away_from_k"] = (
-            f"{card.l0:.2f} latents are active per held-out example, k = {config.k}: compare "
-            "the splits; where even training examples have fewer, a smaller k is all they need"
+    wanted = config.k or config.target_l0
+    if wanted is not None and abs(card.l0 - wanted) > L0_TOLERANCE * wanted:
+        findings["l0_away_from_target"] = (
+            f"{card.l0:.2f} latents are active per held-out example, {wanted:g} were asked for: "
+            "compare the splits; where even training examples have fewer, less is all they need"
         )
     return findings

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.models import SAE
 from saebook.training.config import TrainConfig
 from saebook.training.engines import ENGINES, StepResult
 from saebook.training.optimisers import OPTIMIZERS
-from saebook.training.schedules import SCHEDULES, ramp
+from saebook.training.resampling import resample
+from saebook.training.schedules import LearningRate
+from saebook.training.sparsity import SparsityCoefficient
 
 LARGEST_DEAD_WINDOW = 0.1  # of the run: a longer one would never be reached in time to help
 
@@ -37,6 +40,10 @@ class Trainer:
     ----------
     step_number : int
         Steps taken so far.
+    schedule : LearningRate
+        Of the learning rate; tell it logged losses with ``schedule.observe``.
+    sparsity : SparsityCoefficient
+        Of the sparsity term.
     silent_examples : Tensor [d_sae]
         Examples seen since each latent last fired.
 
@@ -61,6 +68,8 @@ class Trainer:
         self.config = config
         self.n_steps = n_steps
         self.step_number = 0
+        self.schedule = LearningRate(config)
+        self.sparsity = SparsityCoefficient(sae.config, config, self.device)
         self._engine = ENGINES["dense"]
         self._inputs_fitted = int(sae.scaling.n_rows) > 0
         self.optimizer = OPTIMIZERS[config.optimizer](self.sae.parameters(), config)
@@ -73,19 +82,15 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Learning rate of the coming step: the schedule at the step's middle."""
-        fraction = (self.step_number + 0.5) / self.n_steps
-        return self.config.learning_rate * SCHEDULES[self.config.schedule](fraction, self.config)
+        return self.schedule.at((self.step_number + 0.5) / self.n_steps)
 
-    def coefficients(self) -> dict[str, float]:
+    def coefficients(self) -> dict[str, float | Tensor]:
         """Weight of every term of the objective at the coming step."""
-        sae_config, objective = self.sae.config, self.sae.config.objective
-        sparsity = (sae_config.sparsity_coefficient or 0.0) * ramp(
-            self.fraction, self.config.sparsity_ramp_fraction
-        )
+        objective = self.sae.config.objective
         return (
-            {objective.reconstruction: 1.0}
-            | dict.fromkeys(objective.sparsity, sparsity)
-            | dict.fromkeys(objective.auxiliary, sae_config.aux_coefficient or 0.0)
+            dict.fromkeys((objective.reconstruction, *objective.companions), 1.0)
+            | dict.fromkeys(objective.sparsity, self.sparsity.at(self.fraction))
+            | dict.fromkeys(objective.auxiliary, self.sae.config.aux_coefficient or 0.0)
         )
 
     def dead_after_examples(self, batch_size: int) -> int:
@@ -95,7 +100,7 @@ class Trainer:
         but at least ten batches and at most a tenth of the run.
         """
         sae_config = self.sae.config
-        average_density = (sae_config.k or 1) / sae_config.d_sae
+        average_density = (sae_config.k or sae_config.target_l0 or 1) / sae_config.d_sae
         wanted = self.config.dead_after_firings / average_density
         longest = LARGEST_DEAD_WINDOW * self.n_steps * batch_size
         return int(min(max(wanted, 10 * batch_size), max(longest, batch_size)))
@@ -104,32 +109,39 @@ class Trainer:
         """Which latents are dead, booleans [d_sae]."""
         return self.silent_examples >= self.dead_after_examples(batch_size)
 
-    def step(self, batch: Tensor) -> dict[str, Tensor]:
+    def step(self, batch: Tensor | Batch) -> dict[str, Tensor]:
         """Take one full training step.
 
         Parameters
         ----------
         batch
-            Examples [batch, d_in] in the caller's units, or a ``Batch`` holding them as
-            ``x``. The first one also fits the input scaling when nothing has before.
+            Examples [batch, ...] in the caller's units, or a ``Batch`` holding them as ``x``
+            (and, for a transcoder, what they should become as ``target``). The first one also
+            fits the input scaling when nothing has before.
 
         Returns
         -------
         dict of str to Tensor
             Detached 0-d tensors: every term, ``total``, ``l0``, ``fvu`` (of this batch,
-            against the variance of the training inputs), ``dead`` (share of latents) and
-            ``grad_norm``. Reading them as floats waits for the device; this method never
-            does.
+            against the variance of the training targets), ``dead`` (share of latents),
+            ``grad_norm``, and the sparsity coefficient where there is one. Reading them as
+            floats waits for the device; this method never does, except where it resamples.
         """
-        x = getattr(batch, "x", batch).to(self.device, non_blocking=True)
+        batch = batch if isinstance(batch, Batch) else Batch(batch)
+        x, target = batch.x.to(self.device, non_blocking=True), batch.target
+        if target is not None:
+            target = target.to(self.device, non_blocking=True)
         if not self._inputs_fitted:
-            self.sae.fit_inputs(x)
+            self.sae.fit_inputs(x, target)
             self._inputs_fitted = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
 
-        result = self._engine(self.sae, x, self.coefficients(), self.dead(len(x)))
+        coefficients = self.coefficients()
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            result = self._engine(self.sae, x, target, coefficients, self.dead(len(x)))
 
         unit_norm = self.sae.config.decoder_norm == "unit"
         if unit_norm:
@@ -138,7 +150,12 @@ class Trainer:
         self.optimizer.step()
         if unit_norm:
             self._normalise_decoder()
-        return self._finish_step(result, len(x)) | {"grad_norm": grad_norm.detach()}
+        logged = self._finish_step(result, len(x)) | {"grad_norm": grad_norm.detach()}
+        if self._resamples_now():
+            logged["resampled"] = self._resample(x, target)
+        for name in self.sae.config.objective.sparsity:
+            logged["sparsity_coefficient"] = torch.as_tensor(coefficients[name])
+        return logged
 
     def _clip(self) -> Tensor:
         parameters = list(self.sae.parameters())
@@ -159,13 +176,30 @@ class Trainer:
     @torch.no_grad()
     def _finish_step(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
         self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
+        self.sae.config.selection.constrain(self.sae)
         self.sae.config.selection.observe(self.sae, result.smallest_active)
+        self.sparsity.observe(result.l0)
         self.step_number += 1
         return result.losses | {
             "l0": result.l0,
-            "fvu": result.squared_error / self.sae.scaling.total_variance,
+            "fvu": result.squared_error / self.sae.target_variance,
             "dead": self.dead(n_examples).float().mean(),
         }
+
+    def _resamples_now(self) -> bool:
+        every, until = self.config.resample_every, self.config.resample_until
+        if every is None or self.fraction > until:
+            return False
+        # The step that passes a multiple of `every`.
+        return int(self.fraction / every) > int((self.step_number - 1) / self.n_steps / every)
+
+    @torch.no_grad()
+    def _resample(self, x: Tensor, target: Tensor | None) -> Tensor:
+        dead = self.dead(len(x))
+        forward = self.sae.pass_through(x, target)
+        n = resample(self.sae, self.optimizer, forward, dead, seed=self.step_number)
+        self.silent_examples.masked_fill_(dead, 0)
+        return n.to(torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly where this trainer stands."""
@@ -175,6 +209,8 @@ class Trainer:
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "silent_examples": self.silent_examples,
+            "schedule": self.schedule.state_dict(),
+            "sparsity": self.sparsity.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -188,6 +224,8 @@ class Trainer:
         self._inputs_fitted = int(self.sae.scaling.n_rows) > 0
         self.optimizer.load_state_dict(state["optimizer"])
         self.silent_examples.copy_(state["silent_examples"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.sparsity.load_state_dict(state["sparsity"])
         self.step_number = state["step_number"]
 
 

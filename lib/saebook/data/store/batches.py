@@ -34,6 +34,8 @@ class Batch:
         Row of each example within its trial or sequence.
     valid : torch.Tensor [batch] of bool, optional
         Examples that count; all without it.
+    target : torch.Tensor [batch, ..., d_out], optional
+        What the examples should become; themselves without it.
 
     Examples
     --------
@@ -47,6 +49,7 @@ class Batch:
     group: torch.Tensor | None = None
     position: torch.Tensor | None = None
     valid: torch.Tensor | None = None
+    target: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)

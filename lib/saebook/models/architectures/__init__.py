@@ -2,13 +2,18 @@
 
 from saebook.models.architectures.base import Architecture
 from saebook.models.architectures.batchtopk import BatchTopK, calibrate_threshold
-from saebook.models.architectures.relu import ReLU
+from saebook.models.architectures.gated import Gated
+from saebook.models.architectures.jumprelu import JumpReLU
+from saebook.models.architectures.relu import LeakyReLU, ReLU
 from saebook.models.architectures.topk import TopK
 
 ARCHITECTURES: dict[str, Architecture] = {
     "relu": ReLU(),
+    "leaky_relu": LeakyReLU(),
     "topk": TopK(),
     "batchtopk": BatchTopK(),
+    "jumprelu": JumpReLU(),
+    "gated": Gated(),
 }
 
-__all__ = ["ARCHITECTURES", "Architecture", "BatchTopK", "ReLU", "TopK", "calibrate_threshold"]
+__all__ = ["ARCHITECTURES", "Architecture", "calibrate_threshold"]

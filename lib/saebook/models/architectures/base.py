@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,33 +14,79 @@ if TYPE_CHECKING:
 class Architecture:
     """Turns pre-activations into latents; holds no state of its own.
 
-    State that belongs to a model (a threshold, say) is a buffer of the SAE, declared by
-    :meth:`buffers` and saved with it.
+    State that belongs to a model (a threshold, say) is a buffer or a parameter of the SAE,
+    declared by :meth:`buffers` and :meth:`parameters` and saved with it.
     """
 
     uses_k: bool = False
-    default_decoder_norm: Literal["unit", "free"] = "unit"
-    default_aux_coefficient: float = 0.0
-    sparsity_terms: tuple[str, ...] = ()
+    sparsity_choices: tuple[str, ...] = ()
+    companion_terms: tuple[str, ...] = ()
+    default_auxiliary: str = "none"
     decoder_init_norm: float = 1.0
+    # Whether latents are scaled from the first rows so that they reconstruct at the right size.
+    fits_scale: bool = True
+    # Whether only latents above zero count as active.
+    positive_only: bool = False
+
+    @property
+    def default_sparsity(self) -> str | None:
+        """The sparsity term where none is chosen."""
+        return self.sparsity_choices[0] if self.sparsity_choices else None
+
+    def default_coefficient(self, sparsity: str, d_in: int) -> float:
+        """Sparsity coefficient where none is given: λ of Scaling Monosemanticity at d_in."""
+        from saebook.models.resolving import l1_coefficient
+
+        del sparsity
+        return l1_coefficient(d_in)
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
         """Buffers that the SAE registers for this rule."""
         del config
         return {}
 
-    def select(self, sae: SAE, pre_activations: Tensor) -> Tensor:
-        """Latents [..., d_sae] from pre-activations [..., d_sae]."""
+    def parameters(self, config: SAEConfig) -> dict[str, Tensor]:
+        """Initial values of the parameters that the SAE registers for this rule."""
+        del config
+        return {}
+
+    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
+        """Latents from pre-activations, both [..., n].
+
+        ``n`` is ``d_sae``, or the size of the prefix numbered ``level`` where every prefix has
+        its own k.
+        """
         raise TypeError(f"{type(self).__name__} doesn't say how it selects latents")
+
+    def active(self, latents: Tensor) -> Tensor:
+        """Which latents count as active, booleans of the same shape."""
+        return latents > 0 if self.positive_only else latents != 0
+
+    def rescale(self, sae: SAE, factor: Tensor) -> None:
+        """Multiply latents by a factor, 0-d or [d_sae], by changing the encoder alone."""
+        sae.encoder_rows.mul_(factor.reshape(-1, 1))
+        sae.b_enc.mul_(factor)
+
+    def move_b_enc(self, sae: SAE, by: Tensor) -> None:
+        """Add [d_sae] to everything that is added to ``x @ W_enc``."""
+        sae.b_enc.add_(by)
+
+    def fit(self, sae: SAE, pre_activations: Tensor) -> None:
+        """Set what depends on data, given pre-activations [n, d_sae] of training rows."""
+        del sae, pre_activations
+
+    def constrain(self, sae: SAE) -> None:
+        """Bring parameters back into their range after a training step."""
+        del sae
 
     def observe(self, sae: SAE, smallest_active: Tensor) -> None:
         """Update the SAE's buffers after a training step; most rules have none.
 
-        ``smallest_active`` is the batch's smallest active latent, 0-d, infinite when no
-        latent was active.
+        ``smallest_active`` [n_levels] are the smallest active latents of the batch, per nested
+        dictionary with a k of its own; infinite where none was active.
         """
         del sae, smallest_active
 
     def finish(self, sae: SAE, x: Tensor) -> None:
-        """Settle the SAE's buffers on training rows ``x`` [n, d_in] once training ends."""
+        """Settle the SAE's buffers on training examples ``x`` [n, ...] once training ends."""
         del sae, x

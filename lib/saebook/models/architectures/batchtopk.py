@@ -27,21 +27,20 @@ class BatchTopK(Architecture):
     """
 
     uses_k = True
-    default_aux_coefficient = 1 / 32
+    default_auxiliary = "auxk"
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
-        """One threshold, in units of the latents; -1 until it has been set."""
-        del config
-        return {"threshold": torch.tensor(UNSET)}
+        """Thresholds [n], in units of the latents, -1 until set: one, or one per prefix's k."""
+        return {"threshold": torch.full((max(1, len(config.prefix_k)),), UNSET)}
 
-    def select(self, sae: SAE, pre_activations: Tensor) -> Tensor:
+    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
         """Training: the largest of the batch. Eval: what exceeds the threshold."""
         positive = pre_activations.relu()
         if not sae.training:
-            return positive * (positive > self._threshold(sae))
+            return positive * (positive > self._threshold(sae, level))
         flat = positive.reshape(-1)
-        n_examples = flat.numel() // sae.config.d_sae
-        n_active = min((sae.config.k or 1) * n_examples, flat.numel())
+        n_examples = flat.numel() // positive.shape[-1]
+        n_active = min(sae.k_of_level(level) * n_examples, flat.numel())
         values, indices = flat.topk(n_active, sorted=False)
         return torch.zeros_like(flat).scatter(0, indices, values).view_as(positive)
 
@@ -56,39 +55,47 @@ class BatchTopK(Architecture):
         calibrate_threshold(sae, x)
 
     @staticmethod
-    def _threshold(sae: SAE) -> Tensor:
-        if sae.threshold < 0:
+    def _threshold(sae: SAE, level: int) -> Tensor:
+        threshold = sae.threshold[level if len(sae.threshold) > 1 else 0]
+        if threshold < 0:
             raise ConfigError(
                 "this BatchTopK SAE has no inference threshold yet: train it, or call "
                 "calibrate_threshold(sae, x) with training rows"
             )
-        return sae.threshold
+        return threshold
 
 
 @torch.no_grad()
 def calibrate_threshold(sae: SAE, x: Tensor) -> float:
-    """Set ``sae.threshold`` so that rows of ``x`` have k active latents on average.
+    """Set ``sae.threshold`` so that examples of ``x`` have k active latents on average.
 
     Parameters
     ----------
     sae
-        A BatchTopK SAE; its ``threshold`` buffer is changed.
+        A BatchTopK SAE; its ``threshold`` buffer is changed, for every prefix with its own k.
     x
-        Training rows [n, d_in], in the caller's units. At most 2²⁴ pre-activations are
-        looked at: evenly spaced rows when there are more.
+        Training examples [n, ...], in the caller's units. At most 2²⁴ pre-activations are
+        looked at: evenly spaced examples when there are more.
 
     Returns
     -------
     float
-        The threshold: midway between the last pre-activation kept and the first dropped.
+        The threshold of the whole dictionary: midway between the last pre-activation kept and
+        the first dropped.
     """
     rows = max(1, CALIBRATION_ENTRIES // sae.config.d_sae)
     x = x[:: -(-len(x) // rows)]
-    positive = sae.pre_activations(x).relu().reshape(-1)
-    n_active = min((sae.config.k or 1) * len(x), positive.numel())
+    positive = sae.pre_activations(x).relu()
+    for level in range(len(sae.threshold)):
+        size = sae.config.prefixes[level] if sae.config.prefix_k else sae.config.d_sae
+        k = sae.k_of_level(level if sae.config.prefix_k else -1)
+        sae.threshold[level] = _midway(positive[..., :size].flatten(), k * len(x))
+    return float(sae.threshold[-1])
+
+
+def _midway(positive: Tensor, n_active: int) -> Tensor:
+    n_active = min(n_active, positive.numel())
     kept_last = positive.kthvalue(positive.numel() - n_active + 1).values
     below = positive[positive < kept_last]
     dropped_first = below.max() if len(below) else kept_last.new_zeros(())
-    threshold = (kept_last + dropped_first) / 2
-    sae.threshold.copy_(threshold)
-    return float(threshold)
+    return (kept_last + dropped_first) / 2

@@ -1,9 +1,10 @@
-"""ReLU: every positive pre-activation is a latent; an L1 term makes them few."""
+"""ReLU: every positive pre-activation is a latent; a penalty makes them few."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from saebook.models.architectures.base import Architecture
@@ -15,10 +16,23 @@ if TYPE_CHECKING:
 class ReLU(Architecture):
     """``f = ReLU(h)`` with the L1 × decoder-norm penalty (Templeton et al. 2024)."""
 
-    default_decoder_norm = "free"
-    sparsity_terms = ("l1_decoder_norm",)
+    sparsity_choices = ("l1_decoder_norm", "l1", "tanh")
     decoder_init_norm = 0.1
+    fits_scale = False
 
-    def select(self, sae: SAE, pre_activations: Tensor) -> Tensor:
+    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
         """Keep what is positive."""
         return pre_activations.relu()
+
+
+class LeakyReLU(ReLU):
+    """``f = h`` above zero and ``leak · h`` below.
+
+    Latents are never exactly zero, so only those above zero count as active.
+    """
+
+    positive_only = True
+
+    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
+        """Let a little of the negative part through."""
+        return torch.where(pre_activations > 0, pre_activations, sae.config.leak * pre_activations)

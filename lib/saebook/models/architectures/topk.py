@@ -17,9 +17,10 @@ class TopK(Architecture):
     """``f = TopK(ReLU(h))`` (Gao et al. 2024): L0 is at most k for every example."""
 
     uses_k = True
-    default_aux_coefficient = 1 / 32
+    default_auxiliary = "auxk"
 
-    def select(self, sae: SAE, pre_activations: Tensor) -> Tensor:
+    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
         """Keep the k largest of each example."""
-        values, indices = pre_activations.relu().topk(sae.config.k or 1, dim=-1, sorted=False)
+        k = sae.k_of_level(level)
+        values, indices = pre_activations.relu().topk(k, dim=-1, sorted=False)
         return torch.zeros_like(pre_activations).scatter(-1, indices, values)

@@ -11,7 +11,13 @@ from saebook.training.auxiliary import AUXILIARY
 from saebook.training.engines.result import StepResult
 
 
-def dense(sae: SAE, x: Tensor, coefficients: dict[str, float], dead: Tensor) -> StepResult:
+def dense(
+    sae: SAE,
+    x: Tensor,
+    target: Tensor | None,
+    coefficients: dict[str, float | Tensor],
+    dead: Tensor,
+) -> StepResult:
     """Backpropagate ``Σ cᵢ · termᵢ`` of one batch.
 
     Parameters
@@ -19,13 +25,15 @@ def dense(sae: SAE, x: Tensor, coefficients: dict[str, float], dead: Tensor) -> 
     sae
         In training mode; gradients are added to its parameters.
     x
-        Examples [batch, d_in], in the caller's units.
+        Examples [batch, ...], in the caller's units.
+    target
+        What a transcoder's examples should become, [batch, d_out].
     coefficients
         Weight of every term of the objective.
     dead
         Booleans [d_sae], for the auxiliary terms.
     """
-    forward = sae.pass_through(x)
+    forward = sae.pass_through(x, target)
     terms = sae.losses(forward)
     for name in sae.config.objective.auxiliary:
         terms[name] = AUXILIARY[name](sae, forward, dead)
@@ -33,12 +41,22 @@ def dense(sae: SAE, x: Tensor, coefficients: dict[str, float], dead: Tensor) -> 
     total.backward()
 
     with torch.no_grad():
-        latents = forward.latents
-        active = latents != 0
+        active = sae.config.selection.active(forward.latents)
         return StepResult(
             losses={name: term.detach() for name, term in {**terms, "total": total}.items()},
             fired=active.any(dim=0),
-            smallest_active=latents.masked_fill(~active, float("inf")).min(),
-            l0=active.sum(dim=-1).to(latents.dtype).mean(),
-            squared_error=mse(forward.x_scaled, forward.reconstruction_scaled),
+            smallest_active=_smallest_active(sae, forward.level_latents),
+            l0=active.sum(dim=-1).to(total.dtype).mean(),
+            squared_error=mse(forward.target_scaled, forward.reconstruction_scaled),
+            squared_errors=(forward.target_scaled - forward.reconstruction_scaled)
+            .square()
+            .sum(dim=-1),
         )
+
+
+def _smallest_active(sae: SAE, level_latents) -> Tensor:
+    """[n], one for each nested dictionary with a k of its own; infinite where none is active."""
+    chosen = level_latents if sae.config.prefix_k else level_latents[-1:]
+    return torch.stack(
+        [latents.masked_fill(latents == 0, float("inf")).min() for latents in chosen]
+    )

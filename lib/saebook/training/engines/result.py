@@ -18,11 +18,14 @@ class StepResult:
     fired
         Booleans [d_sae]: active in at least one example.
     smallest_active
-        0-d: the smallest active latent; infinite when none is active.
+        [n]: the smallest active latent, per nested dictionary with a k of its own; infinite
+        when none is active.
     l0
         0-d: active latents per example.
     squared_error
         0-d: mean summed squared error, in scaled units.
+    squared_errors
+        [batch]: summed squared error of each example, in scaled units.
     """
 
     losses: dict[str, Tensor]
@@ -30,3 +33,4 @@ class StepResult:
     smallest_active: Tensor
     l0: Tensor
     squared_error: Tensor
+    squared_errors: Tensor

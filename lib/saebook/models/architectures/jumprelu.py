@@ -1,0 +1,69 @@
+"""JumpReLU: a latent is its pre-activation wherever that exceeds a learned threshold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from saebook.losses import step
+from saebook.models.architectures.base import Architecture
+
+if TYPE_CHECKING:
+    from saebook.models.config import SAEConfig
+    from saebook.models.sae import SAE
+
+# Pre-activations that the initial threshold and the bandwidth are read from.
+FIT_ENTRIES = 2**24
+
+
+class JumpReLU(Architecture):
+    """``f = h · H(h - θ)`` with θ learned per latent, in data units.
+
+    The straight-through derivative to θ is ``-(h / ε) · 1[|h - θ| < ε / 2]``. Rajamanoharan et
+    al. 2024 (arXiv 2407.14435, equation 11) write θ for that h, from which it differs by less
+    than ε / 2; to h it is that of the identity where active.
+    """
+
+    sparsity_choices = ("l0_quadratic", "l0_step", "tanh", "l1", "l1_decoder_norm")
+
+    def default_coefficient(self, sparsity: str, d_in: int) -> float:
+        """L0 coefficients scale with d_in, since the squared error does."""
+        if sparsity == "l0_quadratic":
+            return 0.1 * d_in
+        if sparsity == "l0_step":
+            return 0.01 * d_in
+        return super().default_coefficient(sparsity, d_in)
+
+    def parameters(self, config: SAEConfig) -> dict[str, Tensor]:
+        """``threshold`` [d_sae], in scaled units."""
+        return {"threshold": torch.full((config.d_sae,), config.threshold_init or 0.0)}
+
+    def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
+        """Width of the straight-through estimator, 0-d, in scaled units."""
+        return {"bandwidth": torch.tensor(config.bandwidth)}
+
+    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
+        """Keep what exceeds the threshold."""
+        return pre_activations * step(pre_activations, sae.threshold, sae.bandwidth)
+
+    def rescale(self, sae: SAE, factor: Tensor) -> None:
+        """Scale latents, and what is compared with them."""
+        super().rescale(sae, factor)
+        sae.threshold.mul_(factor)
+        sae.bandwidth.mul_(factor.mean())
+
+    def fit(self, sae: SAE, pre_activations: Tensor) -> None:
+        """Tie the bandwidth to the spread of h; begin at the threshold that meets the target."""
+        sae.bandwidth.copy_(sae.config.bandwidth * pre_activations.std(correction=0))
+        if sae.config.threshold_init is None:
+            wanted = sae.config.target_l0 or 1.0
+            positive = pre_activations.relu().flatten()[:FIT_ENTRIES]
+            n_active = min(round(wanted * len(positive) / sae.config.d_sae), len(positive))
+            kept = positive.kthvalue(len(positive) - max(n_active, 1) + 1).values
+            sae.threshold.fill_(float(kept))
+
+    def constrain(self, sae: SAE) -> None:
+        """Thresholds below zero would let negative latents through."""
+        sae.threshold.clamp_(min=0.0)

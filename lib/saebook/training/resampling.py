@@ -1,0 +1,74 @@
+"""Give dead latents a second start at examples that the living ones reconstruct badly."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saebook.models import SAE, Forward
+from saebook.training.optimisers import reset_state
+
+# Encoder rows of resampled latents, against the mean norm of the living ones (Bricken et al.).
+ENCODER_SHARE = 0.2
+PER_LATENT = ("encoder_rows", "b_enc", "W_dec", "threshold", "r_mag", "b_mag")
+
+
+@torch.no_grad()
+def resample(
+    sae: SAE, optimizer: torch.optim.Optimizer, forward: Forward, dead: Tensor, seed: int
+) -> Tensor:
+    """Point dead latents at badly reconstructed examples; living ones keep every number.
+
+    Rows of the decoder become the centred targets of examples drawn with a probability in
+    proportion to their squared error, at unit norm; those of the encoder the centred inputs, at
+    a fifth of the living latents' mean norm; biases and thresholds begin anew, and the optimiser
+    forgets the dead rows (Bricken et al. 2023, "Towards Monosemanticity", appendix on neuron
+    resampling, with the error itself in place of its square).
+
+    Parameters
+    ----------
+    sae
+        The model, changed in place.
+    optimizer
+        Of its parameters.
+    forward
+        A pass on the batch that examples are drawn from.
+    dead
+        Booleans [d_sae].
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    Tensor
+        How many were resampled, 0-d.
+    """
+    error = (forward.target_scaled - forward.reconstruction_scaled).square().sum(dim=-1)
+    n_dead = int(dead.sum())
+    if n_dead == 0 or n_dead == len(dead) or not bool(error.sum() > 0):
+        return torch.zeros((), device=dead.device)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(error.cpu().double(), n_dead, True, generator=generator)
+    drawn = drawn.to(dead.device)
+    living_norm = sae.encoder_rows[~dead].norm(dim=1).mean()
+    centred_input = forward.x_scaled - forward.x_scaled.mean(dim=0)
+    sae.encoder_rows[dead] = F.normalize(centred_input[drawn], dim=1) * living_norm * ENCODER_SHARE
+    if sae.W_dec.shape[1] == forward.target_scaled.shape[1]:
+        rows = F.normalize(forward.target_scaled[drawn] - forward.target_scaled.mean(dim=0), dim=1)
+        norm = 1.0 if sae.config.decoder_norm == "unit" else sae.W_dec[~dead].norm(dim=1).mean()
+        sae.W_dec[dead] = rows * norm
+    # The mean input gives every resampled latent a pre-activation of zero.
+    mean = forward.x_scaled.mean(dim=0)
+    if sae.config.apply_b_dec_to_input:
+        mean = mean - sae.b_dec
+    sae.b_enc[dead] = -(sae.encoder_rows[dead] @ mean)
+    if sae.config.architecture == "jumprelu":
+        sae.threshold[dead] = ENCODER_SHARE * sae.threshold[~dead].mean()
+    if sae.config.architecture == "gated":
+        sae.r_mag[dead] = 0.0
+        sae.b_mag[dead] = sae.b_enc[dead]
+    for name, parameter in sae.named_parameters():
+        if name in PER_LATENT:
+            reset_state(optimizer, parameter, dead)
+    return dead.sum()

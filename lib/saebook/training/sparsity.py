@@ -1,0 +1,78 @@
+"""The sparsity coefficient: its schedule, and the controller that finds it for a target L0."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saebook.models import SAEConfig
+from saebook.training.config import TrainConfig
+from saebook.training.schedules import SPARSITY_SCHEDULES
+
+# One batch alone says little about L0; the mean of the last ten or so does.
+L0_DECAY = 0.9
+# Largest logarithm of L0 / target that moves the coefficient: far from the target L0 says only
+# in which direction to go.
+LARGEST_ERROR = 1.0
+
+
+class SparsityCoefficient:
+    """Coefficient of the sparsity term at each step.
+
+    Without a target it is ``sparsity_coefficient`` × schedule. With one it is multiplied, after
+    each step, by ``exp(rate · log(L0 / target))``: above the target it grows, below it shrinks.
+    Nothing is read back from the device.
+
+    Parameters
+    ----------
+    sae
+        Settings of the model.
+    train
+        Settings of the run; ``controller_rate`` is the speed.
+    device
+        Where L0 is measured.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sae = SAEConfig(d_in=8, d_sae=32, architecture="relu", target_l0=4.0)
+    >>> sparsity = SparsityCoefficient(sae, TrainConfig(n_steps=100), torch.device("cpu"))
+    >>> before = float(sparsity.full)
+    >>> sparsity.observe(torch.tensor(12.0))  # three times the target
+    >>> bool(sparsity.full > before)
+    True
+    """
+
+    def __init__(self, sae: SAEConfig, train: TrainConfig, device: torch.device):
+        self.train = train
+        self.controlled = sae.target_l0 is not None and sae.sparsity != "l0_quadratic"
+        self.target = sae.target_l0 or 1.0
+        start = sae.sparsity_coefficient or 0.0
+        # The product of the steps can only move what is not zero.
+        self.full = torch.tensor(start if start or not self.controlled else 1e-6, device=device)
+        self.l0 = torch.tensor(math.nan, device=device)
+
+    def at(self, fraction: float) -> Tensor:
+        """Coefficient after this fraction of the run, 0-d."""
+        return self.full * SPARSITY_SCHEDULES[self.train.sparsity_schedule](fraction, self.train)
+
+    def observe(self, l0: Tensor) -> None:
+        """Take note of a batch's L0, and move towards the target."""
+        if not self.controlled:
+            return
+        self.l0 = torch.where(self.l0.isnan(), l0, torch.lerp(l0, self.l0, L0_DECAY))
+        # Silence counts as one active latent in a hundred examples: its logarithm is finite.
+        error = (self.l0.clamp_min(0.01) / self.target).log()
+        error = error.clamp(-LARGEST_ERROR, LARGEST_ERROR)
+        self.full = self.full * (self.train.controller_rate * error).exp()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Coefficient and the running L0."""
+        return {"full": self.full, "l0": self.l0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another one stood."""
+        self.full, self.l0 = state["full"].to(self.full), state["l0"].to(self.l0)
