@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {"n_units": 40, "n_trials": 10, "embedding": "nonlinear"
 
 @pytest.fixture(scope="module")
 def nonlinear() -> Simulation:
-    return simulate_reach(seed=0, embedding="nonlinear", link="softplus", defects=False)
+    return simulate_reach(n_trials=60, embedding="nonlinear", link="softplus", defects=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def true_rates(simulation: Simulation) -> np.ndarray:
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(("link", "linear_at_least"), [("exp", 0.9), ("softplus", 0.999)])
 def test_a_linear_map_of_the_true_features_misses_a_third_of_the_rates(link, linear_at_least, seed):
-    shared: dict[str, Any] = {"link": link, "seed": seed, "n_trials": 80, "defects": False}
+    shared: dict[str, Any] = {"link": link, "seed": seed, "n_trials": 60, "defects": False}
     curved = simulate_reach(embedding="nonlinear", **shared)
     straight = simulate_reach(**shared)
     assert linear_r2(true_rates(straight), straight.features.data) > linear_at_least

@@ -72,7 +72,7 @@ def simulate_reach(
         "linear": units follow weighted features. "nonlinear": they follow a two-layer function
         of them, link(b + W₂ relu(W₁ z + c)); a unit follows a feature only with, or unless, one
         of a group of others is active, or only where it is strong. A linear map of the true
-        features then misses about 0.3 of the variance of the rates, and a dictionary with a
+        features then misses 0.2 to 0.35 of the variance of the rates, and a dictionary with a
         linear decoder needs several latents per feature.
     n_features
         Number of features: 32, or more for independent events on top.
