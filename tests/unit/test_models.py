@@ -292,7 +292,7 @@ def _break(path, what):
         ("no weights", "no sae_weights.safetensors"),
         ("truncated", "damaged or truncated"),
         ("not json", "not valid JSON"),
-        ("foreign", "its format is not"),
+        ("foreign", "architecture"),
         ("newer", "format version 99"),
         ("unknown setting", "seq_length"),
         ("other shape", "does not fit"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from saebook.errors import CheckpointError, ConfigError
 from saebook.models.config import SAEConfig
+from saebook.models.formats import load_foreign
 from saebook.models.sae import SAE
 
 FORMAT = "saebook-sae"
@@ -51,8 +52,19 @@ def save_sae(sae: SAE, path: str | Path) -> Path:
     return path
 
 
+def _is_own(path: Path) -> bool:
+    """Whether a folder holds a file of ours, whole or damaged."""
+    settings_file = path / SETTINGS
+    if not settings_file.is_file():
+        return (path / WEIGHTS).is_file()
+    return f'"{FORMAT}"' in settings_file.read_text(errors="replace")
+
+
 def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SAE:
-    """Read an SAE written by :func:`save_sae`, in eval mode.
+    """Read an SAE written by :func:`save_sae`, or by another library, in eval mode.
+
+    Folders of SAELens, dictionary_learning and sparsify are recognised by their files (see
+    :mod:`saebook.models.formats`).
 
     Parameters
     ----------
@@ -77,6 +89,8 @@ def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SAE:
     (True, False)
     """
     path = Path(path)
+    if path.is_dir() and not _is_own(path):
+        return load_foreign(path, str(device))
     settings_file, weights_file = path / SETTINGS, path / WEIGHTS
     for file in (settings_file, weights_file):
         if not file.is_file():

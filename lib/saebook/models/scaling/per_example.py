@@ -13,7 +13,9 @@ from saebook.models.scaling.base import Context, ScalingMode
 if TYPE_CHECKING:
     from saebook.models.scaling.scaling import InputScaling
 
-EPSILON = 1e-5  # as in SAELens, so that its models compute the same
+# SAELens adds this where it divides and leaves it out where it multiplies back, and so does this,
+# so that its models compute the same.
+EPSILON = 1e-5
 
 
 class LayerNorm(ScalingMode):
@@ -27,12 +29,12 @@ class LayerNorm(ScalingMode):
         mean = x.mean(dim=-1, keepdim=True)
         # SAELens divides by n - 1; a single unit has no deviation.
         spread = (x - mean).square().sum(dim=-1, keepdim=True) / max(1, x.shape[-1] - 1)
-        return mean, spread.sqrt() + EPSILON
+        return mean, spread.sqrt()
 
     def apply(self, scaling: InputScaling, x: Tensor, context: Context) -> Tensor:
         """Scaled inputs [..., d_in]."""
         mean, deviation = context
-        return (x - mean) / deviation
+        return (x - mean) / (deviation + EPSILON)
 
     def invert(self, scaling: InputScaling, scaled: Tensor, context: Context) -> Tensor:
         """Back to the caller's units."""
