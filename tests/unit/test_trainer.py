@@ -34,7 +34,7 @@ def test_training_lowers_the_error(architecture):
 def test_step_returns_detached_scalars_with_the_named_terms():
     losses = make("relu").step(examples())
     terms = {"mse", "l1_decoder_norm", "total", "sparsity_coefficient"}
-    assert terms | {"fvu", "l0", "dead", "grad_norm"} == set(losses)
+    assert terms | {"fvu", "worst_example", "l0", "dead", "grad_norm"} == set(losses)
     assert all(v.ndim == 0 and not v.requires_grad for v in losses.values())
 
 

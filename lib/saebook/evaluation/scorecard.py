@@ -79,10 +79,11 @@ def evaluate(
     (0.0, 0.0, ['identity', 'raw_units'])
     """
     targets = None
+    config = getattr(sae, "config", None)
     if isinstance(data, tuple):
         data, given = data
-        targets = Examples(given, None)
-    config = getattr(sae, "config", None)
+        every_bin = config is not None and config.target == "all"
+        targets = Examples(given, None, config.seq_len if every_bin else 1)
     examples = Examples(data, split, getattr(config, "seq_len", 1))
     same_width(sae, examples)
     is_counts = examples.are_counts() if counts is None else counts

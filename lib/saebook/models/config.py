@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -195,8 +196,13 @@ class SAEConfig:
     @property
     def d_target(self) -> int:
         """Values that are reconstructed per example."""
+        return math.prod(self.target_shape)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Axes of one example's target: its width, after its bins where all are reconstructed."""
         width = self.d_out or self.d_in
-        return width * self.seq_len if self.target == "all" else width
+        return (self.seq_len, width) if self.target == "all" and self.seq_len > 1 else (width,)
 
     @property
     def is_transcoder(self) -> bool:
@@ -228,21 +234,10 @@ class SAEConfig:
         """
         if self.reconstruction != "auto":
             return self
-        # What was resolved for "auto" has to be resolved again, unless the caller chose it.
-        return dataclasses.replace(self, **self._unresolved("lmse" if counts else "mse"))
-
-    def _unresolved(self, reconstruction: str) -> dict[str, Any]:
-        if reconstruction == "mse":
-            return {"reconstruction": "mse"}
-        return {
-            "reconstruction": reconstruction,
-            "apply_b_dec_to_input": None,
-            "b_enc_init": None,
-            "output": None if self.output == "none" else self.output,
-        }
+        return dataclasses.replace(self, reconstruction="lmse" if counts else "mse")
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting, resolved, ready for JSON."""
+        """Every setting, ready for JSON."""
         settings = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 

@@ -8,14 +8,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saebook.errors import DataError
+from saebook.losses import COUNT_RECONSTRUCTIONS
 from saebook.models.initialisation import geometric_median, spread_rows
 from saebook.models.output import OUTPUTS
 
 if TYPE_CHECKING:
+    from saebook.models.config import SAEConfig
     from saebook.models.sae import SAE
 
 # Pre-activations looked at: rows are spread evenly where there are more.
 FIT_ENTRIES = 2**24
+
+
+def refuse_negative(config: SAEConfig, x: Tensor, target: Tensor) -> None:
+    """Refuse values below zero where the settings can only take counts.
+
+    Parameters
+    ----------
+    config
+        Settings of the model.
+    x
+        Inputs of any shape, in the caller's units.
+    target
+        What they should become.
+
+    Raises
+    ------
+    DataError
+        The smallest value is negative.
+    """
+    if config.reconstruction in COUNT_RECONSTRUCTIONS and float(target.min()) < 0:
+        raise DataError(
+            f"reconstruction={config.reconstruction!r} compares counts, and the smallest target "
+            f"is {float(target.min()):g}: use reconstruction='mse' for values below zero"
+        )
+    if config.input_scaling == "sqrt" and float(x.min()) < 0:
+        raise DataError(
+            f"input_scaling='sqrt' takes counts, and the smallest input is {float(x.min()):g}: "
+            "use 'scale' or 'standardize' for values below zero"
+        )
 
 
 def fit_weights(sae: SAE, x_scaled: Tensor, target_scaled: Tensor) -> None:
@@ -53,7 +85,8 @@ def _fit_b_dec(sae: SAE, target_scaled: Tensor) -> None:
     else:
         return
     _, undo_output = OUTPUTS[sae.config.output or "none"]
-    if sae.config.output == "none":
+    # Where each example has a scale of its own, the centre has no one value in its units.
+    if sae.config.output == "none" or sae.target_scaling.mode.per_example:
         sae.b_dec.copy_(centre)
     else:
         shape = (-1, sae.config.d_out or sae.config.d_in)
@@ -63,13 +96,13 @@ def _fit_b_dec(sae: SAE, target_scaled: Tensor) -> None:
 
 def _draw_rows(sae: SAE, x_scaled: Tensor, target_scaled: Tensor) -> None:
     """Rows of both matrices from centred training examples, at unit norm (a transcoder's too)."""
-    generator = torch.Generator().manual_seed(sae.config.d_sae)
+    generator = torch.Generator().manual_seed(sae.seed)
     both = torch.cat(
         [x_scaled - x_scaled.mean(dim=0), target_scaled - target_scaled.mean(dim=0)], 1
     )
     drawn = spread_rows(both, sae.config.d_sae, generator)
     encoder, decoder = drawn.split([x_scaled.shape[1], target_scaled.shape[1]], dim=1)
-    if sae.W_dec.shape == decoder.shape:
+    if sae.config.decoder == "linear":
         norm = sae.W_dec.norm(dim=1, keepdim=True)
         sae.W_dec.copy_(_unit_or_kept(decoder, sae.W_dec) * norm)
     if sae.config.encoder_init == "transpose":

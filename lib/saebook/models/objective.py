@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -57,29 +58,32 @@ class Forward:
 Term = Callable[["SAE", Forward], Tensor]
 
 
-def _reconstruction(name: str) -> Term:
-    def term(sae: SAE, forward: Forward) -> Tensor:
-        settings = {"tau": sae.config.lmse_tau} if name == "lmse" else {}
-        errors = [
-            losses.RECONSTRUCTIONS[name](forward.target_scaled, reconstruction, **settings)
-            for reconstruction in forward.level_reconstructions
-        ]
-        if len(errors) == 1:
-            return errors[0]
-        weights = sae.config.prefix_weights or (1.0,) * len(errors)
-        return torch.stack([w / sum(weights) * e for w, e in zip(weights, errors)]).sum()
+def _error(sae: SAE, forward: Forward, reconstruction: Tensor) -> Tensor:
+    """The reconstruction term that the settings name, of one reconstruction."""
+    name = sae.config.objective.reconstruction
+    settings = {"tau": sae.config.lmse_tau} if name == "lmse" else {}
+    return losses.RECONSTRUCTIONS[name](forward.target_scaled, reconstruction, **settings)
 
-    return term
+
+def _reconstruction(sae: SAE, forward: Forward) -> Tensor:
+    """Errors of all nested dictionaries, by their weights."""
+    errors = [_error(sae, forward, level) for level in forward.level_reconstructions]
+    if len(errors) == 1:
+        return errors[0]
+    weights = sae.config.prefix_weights or (1.0,) * len(errors)
+    return torch.stack([w / sum(weights) * e for w, e in zip(weights, errors)]).sum()
 
 
 def _gated_auxiliary(sae: SAE, forward: Forward) -> Tensor:
     """Error of what the gate alone would reconstruct, through a decoder that does not learn."""
-    projected = forward.pre_activations.relu() @ sae.W_dec.detach() + sae.b_dec.detach()
-    return losses.mse(forward.target_scaled, projected)
+    frozen = cast("SAE", SimpleNamespace(**{n: p.detach() for n, p in sae.named_parameters()}))
+    projected = forward.pre_activations.relu() @ frozen.W_dec
+    alone = sae.config.decoding.finish(frozen, projected)
+    return _error(sae, forward, sae.with_output(alone, sae.context(forward.x)))
 
 
 TERMS: dict[str, Term] = {
-    **{name: _reconstruction(name) for name in losses.RECONSTRUCTIONS},
+    **dict.fromkeys(losses.RECONSTRUCTIONS, _reconstruction),
     "l1": lambda sae, forward: losses.l1(forward.latents, weights=sae.latent_weights),
     "l1_decoder_norm": lambda sae, forward: losses.l1_decoder_norm(
         forward.latents, forward.decoder_norms, weights=sae.latent_weights

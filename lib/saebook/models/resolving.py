@@ -22,6 +22,7 @@ L1_REFERENCE_COEFFICIENT = 5.0
 L1_REFERENCE_WIDTH = 4096
 AUX_COEFFICIENTS = {"auxk": 1 / 32, "ghost": 1.0, "preactivation": 3e-4, "none": 0.0}
 DEFAULT_OUTPUTS = {"lmse": "relu", "pkl": "softplus"}
+B_ENC_INITS = ("zero", "center")
 
 
 def resolve(config: SAEConfig) -> dict[str, Any]:
@@ -77,6 +78,11 @@ def _sparsity(config: SAEConfig) -> dict[str, Any]:
         raise ConfigError(f"leak = {config.leak}: a slope between 0 and 1")
     if config.threshold_init is not None and config.threshold_init < 0:
         raise ConfigError(f"threshold_init = {config.threshold_init}: it can't be negative")
+    if config.threshold_init is not None and config.architecture != "jumprelu":
+        raise ConfigError(
+            f"threshold_init = {config.threshold_init} with architecture="
+            f"{config.architecture!r}: only jumprelu learns thresholds; leave it out"
+        )
     if rule.uses_k:
         return _k(config)
     if config.k is not None:
@@ -87,6 +93,11 @@ def _sparsity(config: SAEConfig) -> dict[str, Any]:
         )
     sparsity = config.sparsity or rule.sparsity_choices[0]
     check_choice(f"sparsity (for {config.architecture})", sparsity, rule.sparsity_choices)
+    if config.prefix_sparsity and sparsity == "l0_quadratic":
+        raise ConfigError(
+            "prefix_sparsity with sparsity='l0_quadratic', which holds one number, the mean L0 of "
+            "the whole dictionary: use sparsity='l0_step', 'tanh' or 'l1'"
+        )
     target, coefficient = config.target_l0, config.sparsity_coefficient
     if target is not None and target > config.d_sae:
         raise ConfigError(f"target_l0 = {target}: it can't exceed d_sae = {config.d_sae}")
@@ -169,19 +180,24 @@ def _space(config: SAEConfig) -> dict[str, Any]:
             "apply_b_dec_to_input=True, but b_dec lives in another space than the scaled input "
             f"(reconstruction={config.reconstruction!r}, input_scaling={config.input_scaling!r}, "
             f"seq_len={config.seq_len}, target={config.target!r}, d_out={config.d_out}): leave "
-            "it out"
+            "it out, or reconstruct the input itself with reconstruction='mse'"
         )
     if SCALINGS[config.input_scaling].per_example and config.is_transcoder:
         raise ConfigError(
             f"input_scaling={config.input_scaling!r} with d_out={config.d_out}: the targets of a "
             "transcoder have no scale per example; use 'scale'"
         )
+    if config.reconstruction == "auto":
+        # What was left open waits for the data, and what was chosen is held against them.
+        check_choice("output", config.output or "none", OUTPUTS)
+        check_choice("b_enc_init", config.b_enc_init or "zero", B_ENC_INITS)
+        return {}
     output = config.output or DEFAULT_OUTPUTS.get(config.reconstruction, "none")
     check_choice("output", output, OUTPUTS)
     if config.reconstruction in COUNT_RECONSTRUCTIONS and output == "none":
         raise ConfigError(
             f"reconstruction={config.reconstruction!r} with output='none': it needs a nonnegative "
-            "reconstruction; use output='softplus' or 'relu'"
+            "reconstruction; use output='softplus' or 'relu', or reconstruction='mse'"
         )
     if config.reconstruction == "pkl" and output == "relu":
         raise ConfigError(
@@ -193,10 +209,11 @@ def _space(config: SAEConfig) -> dict[str, Any]:
             f"lmse_tau = {config.lmse_tau} with reconstruction={config.reconstruction!r}: it "
             "belongs to lmse; leave it out"
         )
-    centred: str = "center" if to_input is None and not shared else "zero"
+    b_enc_init = config.b_enc_init or ("center" if to_input is None and not shared else "zero")
+    check_choice("b_enc_init", b_enc_init, B_ENC_INITS)
     return {
         "apply_b_dec_to_input": shared if to_input is None else to_input,
-        "b_enc_init": config.b_enc_init or centred,
+        "b_enc_init": b_enc_init,
         "output": output,
     }
 
@@ -229,6 +246,12 @@ def _auxiliary(config: SAEConfig) -> dict[str, Any]:
     if auxiliary is None:
         auxiliary = config.selection.default_auxiliary if config.aux_coefficient != 0 else "none"
     check_choice("auxiliary", auxiliary, AUX_COEFFICIENTS)
+    if config.auxiliary is None and auxiliary == "none" and config.aux_coefficient:
+        raise ConfigError(
+            f"aux_coefficient = {config.aux_coefficient} with architecture="
+            f"{config.architecture!r}, which has no auxiliary term of its own: choose one, "
+            "auxiliary='auxk' or 'ghost', or leave the coefficient out"
+        )
     if auxiliary == "preactivation" and config.architecture != "jumprelu":
         raise ConfigError(
             f"auxiliary='preactivation' with architecture={config.architecture!r}: it lifts "
@@ -241,8 +264,8 @@ def _auxiliary(config: SAEConfig) -> dict[str, Any]:
             coefficient *= config.d_in
     if coefficient < 0:
         raise ConfigError(f"aux_coefficient = {coefficient}: it can't be negative")
-    if coefficient == 0:
-        auxiliary = "none"
+    if coefficient == 0 or auxiliary == "none":
+        auxiliary, coefficient = "none", 0.0
     return {
         "auxiliary": auxiliary,
         "aux_coefficient": coefficient,

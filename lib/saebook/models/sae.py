@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from saebook.errors import DataError
 from saebook.losses import COUNT_RECONSTRUCTIONS
 from saebook.models.config import SAEConfig
-from saebook.models.fitting import fit_weights
+from saebook.models.fitting import fit_weights, refuse_negative
 from saebook.models.initialisation import DECODER_INITS, ENCODER_INITS
 from saebook.models.objective import TERMS, Forward
 from saebook.models.output import OUTPUTS
@@ -72,6 +72,7 @@ class SAE(nn.Module):
         super().__init__()
         config = config.for_data(counts=False)
         self.config = config
+        self.seed = seed
         generator = torch.Generator().manual_seed(seed)
         width = config.decoding.width(config)
         rows = DECODER_INITS[config.decoder_init](config.d_sae, width, generator)
@@ -136,7 +137,8 @@ class SAE(nn.Module):
         Raises
         ------
         DataError
-            It was fitted before, or the rows can't be scaled (see :class:`InputScaling`).
+            It was fitted before, the rows can't be scaled (see :class:`InputScaling`), or they
+            hold negative values where the settings take counts.
         """
         if int(self.scaling.n_rows) > 0:
             raise DataError(
@@ -145,6 +147,7 @@ class SAE(nn.Module):
             )
         x = self._checked(x)
         target = self.target_of(x, target)
+        refuse_negative(self.config, x, target)
         self.scaling.fit(x.reshape(-1, x.shape[-1]))
         if not self._scales_alike:
             self.target_scaling.fit(target.reshape(-1, target.shape[-1]))
@@ -172,15 +175,17 @@ class SAE(nn.Module):
         Raises
         ------
         DataError
-            A transcoder was given no target, or another model was given one, or its width is
-            not ``d_out``.
+            A transcoder was given no target, or one of another shape, or another model was
+            given one.
         """
         if self.config.is_transcoder:
-            if target is None or target.shape[-1] != self.config.d_out:
+            leading = tuple(x.shape[: -1 if self.config.seq_len == 1 else -2])
+            expected = (*leading, *self.config.target_shape)
+            if target is None or tuple(target.shape) != expected:
                 found = "none" if target is None else f"shape {tuple(target.shape)}"
                 raise DataError(
-                    f"this SAE has d_out = {self.config.d_out}: give its targets "
-                    f"[..., {self.config.d_out}] beside the input (found {found})"
+                    f"this SAE has d_out = {self.config.d_out}: give its targets {expected} "
+                    f"beside the input {tuple(x.shape)} (found {found})"
                 )
             return target.to(self.W_dec.dtype)
         if target is not None:
@@ -214,26 +219,25 @@ class SAE(nn.Module):
         x_scaled = self._flat(self.scaling(x), self.config.d_encoder)
         h = self._encode_scaled(x_scaled)
         level_latents, levels = self._select_and_reconstruct(h)
-        reconstruction = self._in_units(levels[-1], context)
-        if self.config.output != "none":
-            in_units = [self._in_units(level, context) for level in levels]
-            levels = [
-                self._flat(self.target_scaling(level, context), self.config.d_target)
-                for level in in_units
-            ]
-            reconstruction = in_units[-1]
         return Forward(
             x=x,
             target=target,
-            reconstruction=reconstruction,
+            reconstruction=self._in_units(levels[-1], context),
             x_scaled=x_scaled,
             pre_activations=h,
             latents=level_latents[-1],
             level_latents=level_latents,
-            level_reconstructions=levels,
+            level_reconstructions=[self.with_output(level, context) for level in levels],
             target_scaled=self._flat(self.target_scaling(target, context), self.config.d_target),
             decoder_norms=self.W_dec.norm(dim=1),
         )
+
+    def with_output(self, scaled: Tensor, context: Context) -> Tensor:
+        """What is compared with the scaled target, [..., d_target]: the output, scaled again."""
+        if self.config.output == "none":
+            return scaled
+        in_units = self._in_units(scaled, context)
+        return self._flat(self.target_scaling(in_units, context), self.config.d_target)
 
     def losses(self, forward: Forward) -> dict[str, Tensor]:
         """The objective's stateless terms, unweighted, as 0-d tensors by name."""

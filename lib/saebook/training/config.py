@@ -110,11 +110,12 @@ class TrainConfig:
     n_logs
         Rows of history, spread over the run.
     log_memory
-        Also log the largest memory use of the device so far.
+        Also log the largest memory use of the device so far, as ``memory_gb``.
     n_checkpoints
         Checkpoints, spread over the run; only written when the run has a folder.
     keep_checkpoints
-        Increasing fractions of the run at which a copy of the SAE is kept for good.
+        Increasing fractions of the run at which a copy of the SAE is kept for good, in
+        ``checkpoints/<step>`` of the run's folder.
     device
         ``"auto"`` (a GPU when there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from saebook.data.store import Batch, ExampleStore, windows
 from saebook.errors import DataError
 from saebook.models import SAEConfig
+from saebook.models.fitting import refuse_negative
 
 
 def training_examples(
@@ -23,7 +24,8 @@ def training_examples(
     Raises
     ------
     DataError
-        The examples have the wrong width, hold NaN, or there are none.
+        The examples have the wrong width, hold NaN, or negative values where the settings take
+        counts, or there are none.
     """
     if isinstance(data, ExampleStore):
         if validation is not None:
@@ -47,7 +49,10 @@ def as_batch(x: Tensor, config: SAEConfig) -> Batch:
     """A batch of examples, a transcoder's targets apart from its inputs."""
     if not config.is_transcoder:
         return Batch(x)
-    return Batch(x[..., : config.d_in], target=x[..., config.d_in :])
+    target = x[..., config.d_in :]
+    if config.seq_len > 1 and config.target == "last":
+        target = target[..., -1, :]
+    return Batch(x[..., : config.d_in], target=target)
 
 
 def _of_store(store: ExampleStore, split: str, config: SAEConfig) -> Tensor:
@@ -73,7 +78,17 @@ def _as_tensor(data: Any, config: SAEConfig) -> Tensor:
     x, target = (torch.as_tensor(part) for part in data)
     if len(x) != len(target):
         raise DataError(f"{len(x)} inputs and {len(target)} targets: give one target per input")
-    return torch.cat([x, target.to(x.dtype)], dim=-1)
+    if tuple(target.shape[1:]) != config.target_shape:
+        raise DataError(
+            f"targets of shape {tuple(target.shape)}: d_out = {config.d_out}, seq_len = "
+            f"{config.seq_len} and target={config.target!r} need [n, "
+            f"{', '.join(map(str, config.target_shape))}]"
+        )
+    if x.ndim == 3 and target.ndim == 2:
+        # Beside every bin, so that both travel as one tensor; as_batch takes the last.
+        target = target[:, None].expand(-1, x.shape[1], -1)
+    dtype = torch.promote_types(x.dtype, target.dtype)
+    return torch.cat([x.to(dtype), target.to(dtype)], dim=-1)
 
 
 def _check(name: str, x: Tensor, config: SAEConfig) -> None:
@@ -88,3 +103,6 @@ def _check(name: str, x: Tensor, config: SAEConfig) -> None:
     if x.is_floating_point() and not x.isfinite().all():
         bad = int((~x.isfinite()).flatten(1).any(dim=1).sum())
         raise DataError(f"{bad} of {len(x)} {name} examples hold NaN or infinity")
+    if len(x):
+        batch = as_batch(x, config)
+        refuse_negative(config, batch.x, batch.x if batch.target is None else batch.target)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +16,24 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saebook.data.store import BatchStream, ExampleStore
-from saebook.errors import CheckpointError, TrainingError
+from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.metrics import are_counts
-from saebook.models import SAE, SAEConfig
+from saebook.models import SAE, SAEConfig, save_sae
 from saebook.training.config import TrainConfig
 from saebook.training.examples import as_batch, training_examples
+from saebook.training.memory import peak_memory_gb
 from saebook.training.run import Run, findings_of, load_run, read_record, save_run, score, settle
-from saebook.training.trainer import Trainer
+from saebook.training.trainer import ROUNDING, Trainer
 
 if TYPE_CHECKING:
     import numpy as np
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, KEPT = "checkpoint.pt", "checkpoints"
 DEFAULT_EXAMPLES = 1_000_000
 FIT_ROWS = 100_000
 
 Probe = Callable[[Trainer], dict[str, float]]
+Keep = Callable[[Trainer], None]
 
 
 def fit(
@@ -59,7 +63,8 @@ def fit(
     out
         Folder for checkpoints and the finished run. An interrupted run goes on from its last
         checkpoint, with the same numbers as if it had never stopped; a finished one is read
-        back instead of trained again.
+        back instead of trained again. Copies asked for by ``train.keep_checkpoints`` are
+        written to ``checkpoints/<step>``, for :func:`saebook.models.load_sae`.
     seed
         Of the initial weights and of the order of the batches.
     validation
@@ -78,7 +83,10 @@ def fit(
     Raises
     ------
     DataError
-        The examples have the wrong width, hold NaN, or can't be scaled.
+        The examples have the wrong width, hold NaN, can't be scaled, or are negative where the
+        settings take counts.
+    ConfigError
+        ``keep_checkpoints`` without ``out``.
     CheckpointError
         ``out`` belongs to a run with other settings or data.
     TrainingError
@@ -94,10 +102,17 @@ def fit(
     """
     train = train or TrainConfig()
     rows, held_out = training_examples(data, validation, config)
-    config = config.for_data(counts=are_counts(rows))
+    batch = as_batch(rows, config)
+    compared = batch.x if batch.target is None else batch.target
+    config = config.for_data(counts=are_counts(compared))
     stream = BatchStream(rows, min(train.batch_size, len(rows)), seed=seed)
     n_steps = _n_steps(train, len(rows), stream.batch_size)
     path = Path(out) if out is not None else None
+    if path is None and train.keep_checkpoints:
+        raise ConfigError(
+            f"keep_checkpoints = {list(train.keep_checkpoints)} without a folder: give `out`, "
+            "or leave it out"
+        )
     settings = {
         "sae": config.to_dict(),
         "train": train.to_dict() | {"n_steps": n_steps},
@@ -113,9 +128,9 @@ def fit(
     sae.fit_inputs(sample.x, sample.target)
     trainer = Trainer(sae, train, n_steps)
     history = _resume(path, settings, trainer, stream) if path is not None else []
-    _train(trainer, stream, history, path, settings, probe, progress)
+    _train(trainer, stream, history, path, settings, probe, progress, _keep(path, train, batch.x))
 
-    settle(sae, as_batch(rows, config).x)
+    settle(sae, batch.x)
     split, judged = held_out
     card = score(sae, judged, split, _centre(rows, config))
     findings = findings_of(card, config)
@@ -124,6 +139,20 @@ def fit(
         save_run(run, path, settings)
         (path / CHECKPOINT).unlink(missing_ok=True)
     return run
+
+
+def _keep(path: Path | None, train: TrainConfig, x: Tensor) -> Keep:
+    """What writes a copy of the SAE whenever a fraction in ``keep_checkpoints`` is reached."""
+
+    def keep(trainer: Trainer) -> None:
+        due = {math.ceil(part * trainer.n_steps - ROUNDING) for part in train.keep_checkpoints}
+        if path is not None and trainer.step_number in due:
+            sae = copy.deepcopy(trainer.sae)
+            settle(sae, x)
+            (path / KEPT).mkdir(parents=True, exist_ok=True)
+            save_sae(sae, path / KEPT / str(trainer.step_number))
+
+    return keep
 
 
 def _centre(rows: Tensor, config: SAEConfig) -> Tensor | None:
@@ -216,6 +245,7 @@ def _train(
     settings: dict[str, Any],
     probe: Probe | None,
     progress: bool,
+    keep: Keep,
 ) -> None:
     train, n_steps = trainer.config, trainer.n_steps
     log_every = max(1, n_steps // train.n_logs)
@@ -233,11 +263,14 @@ def _train(
                 _stop_if_not_finite(row, step, path)
                 with torch.no_grad():
                     extra = probe(trainer) if probe is not None else {}
+                if train.log_memory:
+                    row["memory_gb"] = peak_memory_gb(trainer.device)
                 counted = {"step": step, "examples": step * stream.batch_size}
                 history.append(counted | {"learning_rate": learning_rate} | row | extra)
                 shown = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0%}"
                 bar.set_postfix_str(shown, refresh=False)
             bar.update()
+            keep(trainer)
             if path is not None and step % checkpoint_every == 0 and step < n_steps:
                 _save_checkpoint(path, settings, trainer, stream, history)
 
@@ -248,8 +281,12 @@ def _read_back(losses: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _stop_if_not_finite(row: dict[str, float], step: int, path: Path | None) -> None:
-    # FVU is left out: inputs without variance have none, and train all the same.
-    bad = {name: v for name, v in row.items() if name != "fvu" and not abs(v) < float("inf")}
+    # Shares of the variance are left out: inputs without any train all the same.
+    bad = {
+        name: value
+        for name, value in row.items()
+        if name not in ("fvu", "worst_example") and not abs(value) < float("inf")
+    }
     if bad:
         kept = path is not None and (path / CHECKPOINT).is_file()
         raise TrainingError(

@@ -54,7 +54,8 @@ def resample(
     living_norm = sae.encoder_rows[~dead].norm(dim=1).mean()
     centred_input = forward.x_scaled - forward.x_scaled.mean(dim=0)
     sae.encoder_rows[dead] = F.normalize(centred_input[drawn], dim=1) * living_norm * ENCODER_SHARE
-    if sae.W_dec.shape[1] == forward.target_scaled.shape[1]:
+    # Rows of an mlp decoder lead to its hidden layer, where examples have no direction.
+    if sae.config.decoder == "linear":
         rows = F.normalize(forward.target_scaled[drawn] - forward.target_scaled.mean(dim=0), dim=1)
         norm = 1.0 if sae.config.decoder_norm == "unit" else sae.W_dec[~dead].norm(dim=1).mean()
         sae.W_dec[dead] = rows * norm

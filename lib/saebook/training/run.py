@@ -36,7 +36,7 @@ class Run:
         ``explained_variance``, ``l0``, ``dead_fraction``, ``dense_fraction``, …
     history
         One row per log: ``step``, ``examples``, ``learning_rate``, every loss term, ``total``,
-        ``fvu``, ``l0``, ``dead``, ``grad_norm``.
+        ``fvu``, ``worst_example``, ``l0``, ``dead``, ``grad_norm``, and what was asked for.
     findings
         What a reader should know before trusting the run, by name: the measured evidence and
         the remedy. Empty when nothing stood out.

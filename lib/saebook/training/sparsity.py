@@ -23,8 +23,9 @@ class SparsityCoefficient:
     """Coefficient of the sparsity term at each step.
 
     Without a target it is ``sparsity_coefficient`` × schedule. With one it is multiplied, after
-    each step, by ``exp(rate · log(L0 / target))``: above the target it grows, below it shrinks.
-    Nothing is read back from the device.
+    each step, by ``exp(rate · share · log(L0 / target))``: above the target it grows, below it
+    shrinks. The share is the schedule's: a coefficient that isn't felt yet can't be judged by
+    the L0 it leads to, and would grow without bounds. Nothing is read back from the device.
 
     Parameters
     ----------
@@ -57,17 +58,21 @@ class SparsityCoefficient:
 
     def at(self, fraction: float) -> Tensor:
         """Coefficient after this fraction of the run, 0-d."""
-        return self.full * SPARSITY_SCHEDULES[self.train.sparsity_schedule](fraction, self.train)
+        return self.full * self._share(fraction)
 
-    def observe(self, l0: Tensor) -> None:
-        """Take note of a batch's L0, and move towards the target."""
+    def _share(self, fraction: float) -> float:
+        return SPARSITY_SCHEDULES[self.train.sparsity_schedule](fraction, self.train)
+
+    def observe(self, l0: Tensor, fraction: float = 1.0) -> None:
+        """Take note of a batch's L0 after this fraction of the run, and move to the target."""
         if not self.controlled:
             return
         self.l0 = torch.where(self.l0.isnan(), l0, torch.lerp(l0, self.l0, L0_DECAY))
         # Silence counts as one active latent in a hundred examples: its logarithm is finite.
         error = (self.l0.clamp_min(0.01) / self.target).log()
         error = error.clamp(-LARGEST_ERROR, LARGEST_ERROR)
-        self.full = self.full * (self.train.controller_rate * error).exp()
+        rate = self.train.controller_rate * self._share(fraction)
+        self.full = self.full * (rate * error).exp()
 
     def state_dict(self) -> dict[str, Any]:
         """Coefficient and the running L0."""

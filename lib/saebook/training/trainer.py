@@ -17,6 +17,7 @@ from saebook.training.resampling import resample
 from saebook.training.schedules import LearningRate
 from saebook.training.sparsity import SparsityCoefficient
 
+ROUNDING = 1e-9  # 0.3 / 0.1 is a little less than 3
 LARGEST_DEAD_WINDOW = 0.1  # of the run: a longer one would never be reached in time to help
 
 
@@ -123,8 +124,8 @@ class Trainer:
         -------
         dict of str to Tensor
             Detached 0-d tensors: every term, ``total``, ``l0``, ``fvu`` (of this batch,
-            against the variance of the training targets), ``dead`` (share of latents),
-            ``grad_norm``, and the sparsity coefficient where there is one. Reading them as
+            against the variance of the training targets), ``worst_example`` (the same of
+            its worst example alone), ``dead`` (share of latents), ``grad_norm``, and the sparsity coefficient where there is one. Reading them as
             floats waits for the device; this method never does, except where it resamples.
         """
         batch = batch if isinstance(batch, Batch) else Batch(batch)
@@ -178,27 +179,32 @@ class Trainer:
         self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
         self.sae.config.selection.constrain(self.sae)
         self.sae.config.selection.observe(self.sae, result.smallest_active)
-        self.sparsity.observe(result.l0)
+        self.sparsity.observe(result.l0, self.fraction)
         self.step_number += 1
         return result.losses | {
             "l0": result.l0,
             "fvu": result.squared_error / self.sae.target_variance,
+            "worst_example": result.squared_errors.max() / self.sae.target_variance,
             "dead": self.dead(n_examples).float().mean(),
         }
 
     def _resamples_now(self) -> bool:
         every, until = self.config.resample_every, self.config.resample_until
-        if every is None or self.fraction > until:
+        if every is None or self.fraction > until + ROUNDING:
             return False
-        # The step that passes a multiple of `every`.
-        return int(self.fraction / every) > int((self.step_number - 1) / self.n_steps / every)
+
+        def multiples(step: int) -> int:
+            return int(step / self.n_steps / every + ROUNDING)
+
+        return multiples(self.step_number) > multiples(self.step_number - 1)
 
     @torch.no_grad()
     def _resample(self, x: Tensor, target: Tensor | None) -> Tensor:
         dead = self.dead(len(x))
         forward = self.sae.pass_through(x, target)
         n = resample(self.sae, self.optimizer, forward, dead, seed=self.step_number)
-        self.silent_examples.masked_fill_(dead, 0)
+        # What could not be resampled is as dead as before.
+        self.silent_examples.masked_fill_(dead & (n > 0), 0)
         return n.to(torch.float32)
 
     def state_dict(self) -> dict[str, Any]:

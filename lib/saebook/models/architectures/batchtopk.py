@@ -46,6 +46,8 @@ class BatchTopK(Architecture):
 
     def observe(self, sae: SAE, smallest_active: Tensor) -> None:
         """Follow the smallest active latent with an exponential moving average."""
+        # Under autocast latents are of lower precision than the threshold.
+        smallest_active = smallest_active.to(sae.threshold)
         moved = torch.lerp(smallest_active, sae.threshold, THRESHOLD_DECAY)
         moved = torch.where(sae.threshold < 0, smallest_active, moved)
         sae.threshold.copy_(torch.where(smallest_active.isfinite(), moved, sae.threshold))

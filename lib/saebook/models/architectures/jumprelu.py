@@ -56,7 +56,9 @@ class JumpReLU(Architecture):
 
     def fit(self, sae: SAE, pre_activations: Tensor) -> None:
         """Tie the bandwidth to the spread of h; begin at the threshold that meets the target."""
-        sae.bandwidth.copy_(sae.config.bandwidth * pre_activations.std(correction=0))
+        spread = pre_activations.std(correction=0)
+        # A single pre-activation has no spread, and a bandwidth of zero no gradient.
+        sae.bandwidth.copy_(sae.config.bandwidth * spread.where(spread > 0, 1.0))
         if sae.config.threshold_init is None:
             wanted = sae.config.target_l0 or 1.0
             positive = pre_activations.relu().flatten()[:FIT_ENTRIES]

@@ -50,7 +50,7 @@ class MLP(Decoder):
     def settle(self, sae: SAE, latents: Tensor) -> None:
         """Measure for which share of its active examples each latent finds a hidden unit on."""
         on = (latents @ sae.W_dec + sae.b_hidden > 0).to(latents.dtype)  # [n, d_hidden]
-        active = (latents != 0).to(latents.dtype)  # [n, d_sae]
+        active = sae.config.selection.active(latents).to(latents.dtype)  # [n, d_sae]
         count = active.sum(dim=0)[:, None]
         share = active.T @ on / count.clamp_min(1)
         # A latent that never fired is described where all are silent.

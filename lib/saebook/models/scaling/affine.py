@@ -15,6 +15,15 @@ def gain_to_unit_scale(x: Tensor) -> Tensor:
     return math.sqrt(x.shape[-1]) / x.square().sum(dim=-1).mean().sqrt()
 
 
+def centred(x: Tensor) -> Tensor:
+    """Rows x [n, d_in] without their mean; exactly 0 where a unit is constant.
+
+    Subtraction alone would leave a constant unit the rounding of its mean, which a gain of one
+    over the deviation would then blow up to the size of a signal.
+    """
+    return (x - x.mean(dim=0)).where(x.amax(dim=0) > x.amin(dim=0), 0.0)
+
+
 class NoScaling(ScalingMode):
     """Inputs as they come."""
 
@@ -49,8 +58,7 @@ class CenterScale(ScalingMode):
 
     def shift_and_gain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shift by the mean, one gain."""
-        mean = x.mean(dim=0)
-        return mean, gain_to_unit_scale(x - mean).expand(x.shape[-1])
+        return x.mean(dim=0), gain_to_unit_scale(centred(x)).expand(x.shape[-1])
 
 
 class Standardize(ScalingMode):
@@ -58,5 +66,5 @@ class Standardize(ScalingMode):
 
     def shift_and_gain(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shift by the mean, gain 1 over the deviation; a constant unit is only centred."""
-        deviation = x.std(dim=0, correction=0)
+        deviation = centred(x).square().mean(dim=0).sqrt()
         return x.mean(dim=0), torch.where(deviation > 0, 1 / deviation, torch.ones_like(deviation))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saebook.errors import DataError
-from saebook.models.scaling.affine import gain_to_unit_scale
+from saebook.models.scaling.affine import centred, gain_to_unit_scale
 from saebook.models.scaling.base import Context, ScalingMode
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ class Whiten(ScalingMode):
 
     def fit(self, scaling: InputScaling, x: Tensor) -> None:
         """Fit the mean and the covariance; directions without variance are left alone."""
-        mean = x.mean(dim=0)
-        covariance = (x - mean).T @ (x - mean) / len(x)
+        deviations = centred(x)
+        covariance = deviations.T @ deviations / len(x)
         variances, directions = torch.linalg.eigh(covariance)
         smallest = variances.max() * SMALLEST_VARIANCE
         spread = torch.where(variances > smallest, variances, torch.ones_like(variances)).sqrt()
-        scaling.shift.copy_(mean)
+        scaling.shift.copy_(x.mean(dim=0))
         scaling.whitening.copy_((directions / spread) @ directions.T)
         scaling.colouring.copy_((directions * spread) @ directions.T)
 
