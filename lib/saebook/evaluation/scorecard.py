@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saebook.errors import DataError
 from saebook.evaluation.examples import Examples, same_width
 from saebook.metrics import CardSums, ScoreCard
 
@@ -63,7 +64,8 @@ def evaluate(
     Raises
     ------
     DataError
-        The width differs from the model's, or a value is not finite.
+        The width differs from the model's, a value is not finite, or a transcoder's inputs and
+        targets differ in number.
     SelectionError
         The split holds no example.
 
@@ -82,9 +84,13 @@ def evaluate(
     config = getattr(sae, "config", None)
     if isinstance(data, tuple):
         data, given = data
-        every_bin = config is not None and config.target == "all"
-        targets = Examples(given, None, config.seq_len if every_bin else 1)
+        every_bin = getattr(config, "target", "last") == "all"
+        targets = Examples(given, None, getattr(config, "seq_len", 1) if every_bin else 1)
     examples = Examples(data, split, getattr(config, "seq_len", 1))
+    if targets is not None and len(targets) != len(examples):
+        raise DataError(
+            f"{len(examples)} inputs and {len(targets)} targets: give one target per input"
+        )
     same_width(sae, examples)
     is_counts = examples.are_counts() if counts is None else counts
     # Copying the input is a control where the input is what has to be reconstructed.
