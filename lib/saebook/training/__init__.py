@@ -1,8 +1,20 @@
-"""Training: settings, one step at a time, or a whole run with checkpoints."""
+"""Training: settings, one step at a time, or a whole run with checkpoints, and its diagnosis."""
 
 from saebook.training.config import TrainConfig
+from saebook.training.doctor import Diagnosis, Finding, check_budget, diagnose
 from saebook.training.fit import fit
 from saebook.training.run import Run, load_run
 from saebook.training.trainer import Trainer, resolve_device
 
-__all__ = ["Run", "TrainConfig", "Trainer", "fit", "load_run", "resolve_device"]
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "Run",
+    "TrainConfig",
+    "Trainer",
+    "check_budget",
+    "diagnose",
+    "fit",
+    "load_run",
+    "resolve_device",
+]

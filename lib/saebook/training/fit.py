@@ -20,9 +20,17 @@ from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.metrics import are_counts
 from saebook.models import SAE, SAEConfig, save_sae
 from saebook.training.config import TrainConfig
+from saebook.training.doctor import (
+    Watch,
+    check_schedule,
+    describe_bad_batch,
+    examine,
+    first_bad_step,
+    gather,
+)
 from saebook.training.examples import as_batch, training_examples
 from saebook.training.memory import peak_memory_gb
-from saebook.training.run import Run, findings_of, load_run, read_record, save_run, score, settle
+from saebook.training.run import Run, load_run, read_record, save_run, score, settle
 from saebook.training.trainer import ROUNDING, Trainer
 
 if TYPE_CHECKING:
@@ -90,7 +98,8 @@ def fit(
     CheckpointError
         ``out`` belongs to a run with other settings or data.
     TrainingError
-        A loss became NaN or infinite; the last checkpoint is kept.
+        A loss or gradient became NaN or infinite: the step, its batch and the row that stands
+        out are named, and the last finite checkpoint is kept.
 
     Examples
     --------
@@ -127,14 +136,18 @@ def fit(
     sample = as_batch(rows[:: -(-len(rows) // FIT_ROWS)].to(torch.float32), config)
     sae.fit_inputs(sample.x, sample.target)
     trainer = Trainer(sae, train, n_steps)
+    check_schedule(train, n_steps, trainer.dead_after_examples(stream.batch_size))
     history = _resume(path, settings, trainer, stream) if path is not None else []
-    _train(trainer, stream, history, path, settings, probe, progress, _keep(path, train, batch.x))
+    _train(
+        trainer, stream, rows, history, path, settings, probe, progress, _keep(path, train, batch.x)
+    )
 
     settle(sae, batch.x)
     split, judged = held_out
     card = score(sae, judged, split, _centre(rows, config))
-    findings = findings_of(card, config)
-    run = Run(sae, card.to_dict(), pd.DataFrame(history), findings, path)
+    logged, held_out_rows = pd.DataFrame(history), judged if split != "train" else None
+    evidence = gather(sae, logged, card.to_dict(), train, n_steps, rows, held_out_rows)
+    run = Run(sae, card.to_dict(), logged, examine(evidence).sentences, path, settings)
     if path is not None:
         save_run(run, path, settings)
         (path / CHECKPOINT).unlink(missing_ok=True)
@@ -240,6 +253,7 @@ def _save_checkpoint(
 def _train(
     trainer: Trainer,
     stream: BatchStream,
+    rows: Tensor,
     history: list[dict[str, float]],
     path: Path | None,
     settings: dict[str, Any],
@@ -252,15 +266,23 @@ def _train(
     checkpoint_every = (
         max(1, n_steps // train.n_checkpoints) if train.n_checkpoints else n_steps + 1
     )
+    watch = Watch(trainer.sae, train, n_steps)
+    unread: list[dict[str, Tensor]] = []  # of the steps since they were last read from the device
     with tqdm(total=n_steps, initial=trainer.step_number, disable=not progress, unit="step") as bar:
         while trainer.step_number < n_steps:
             learning_rate = trainer.learning_rate()
             losses = trainer.step(as_batch(next(stream), trainer.sae.config))
             step = trainer.step_number
-            if step % log_every == 0 or step == n_steps:
+            unread.append(losses)
+            logs = step % log_every == 0 or step == n_steps
+            saves = path is not None and step % checkpoint_every == 0 and step < n_steps
+            if logs or saves:
+                _stop_if_not_finite(unread, step, rows, stream, path)
+                unread.clear()
+            if logs:
                 row = _read_back(losses)
                 trainer.schedule.observe(row["total"], trainer.fraction)
-                _stop_if_not_finite(row, step, path)
+                row["decoder_norm"] = float(trainer.sae.W_dec.detach().norm(dim=1).mean())
                 with torch.no_grad():
                     extra = probe(trainer) if probe is not None else {}
                 if train.log_memory:
@@ -269,9 +291,12 @@ def _train(
                 history.append(counted | {"learning_rate": learning_rate} | row | extra)
                 shown = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0%}"
                 bar.set_postfix_str(shown, refresh=False)
+                for finding in watch.look(history):
+                    if progress:
+                        bar.write(f"step {step}, {finding.name}: {finding}")
             bar.update()
             keep(trainer)
-            if path is not None and step % checkpoint_every == 0 and step < n_steps:
+            if path is not None and saves:
                 _save_checkpoint(path, settings, trainer, stream, history)
 
 
@@ -280,17 +305,16 @@ def _read_back(losses: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(losses, values, strict=True))
 
 
-def _stop_if_not_finite(row: dict[str, float], step: int, path: Path | None) -> None:
-    # Shares of the variance are left out: inputs without any train all the same.
-    bad = {
-        name: value
-        for name, value in row.items()
-        if name not in ("fvu", "worst_example") and not abs(value) < float("inf")
-    }
-    if bad:
-        kept = path is not None and (path / CHECKPOINT).is_file()
-        raise TrainingError(
-            f"step {step}: {', '.join(f'{n} = {v}' for n, v in bad.items())}. The run was stopped"
-            + (f"; its last checkpoint is in {path}" if kept else "")
-            + ". Lower the learning rate, and look for extreme values in the data"
-        )
+def _stop_if_not_finite(
+    unread: list[dict[str, Tensor]], step: int, rows: Tensor, stream: BatchStream, path: Path | None
+) -> None:
+    bad = first_bad_step(unread, step)
+    if bad is None:
+        return
+    first, wrong = bad
+    kept = path is not None and (path / CHECKPOINT).is_file()
+    raise TrainingError(
+        f"step {first}: {', '.join(f'{name} = {value}' for name, value in wrong.items())}. "
+        f"{describe_bad_batch(rows, stream, first)}. The run was stopped"
+        + (f"; its last checkpoint, from before, is in {path}" if kept else "")
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from torch import Tensor
 
 from saebook.errors import CheckpointError
 from saebook.metrics import CardSums, ScoreCard
-from saebook.models import SAE, SAEConfig, load_sae, save_sae
+from saebook.models import SAE, load_sae, save_sae
 from saebook.training.examples import as_batch
 
 HISTORY, RECORD, MODEL = "history.parquet", "run.json", "sae"
-L0_TOLERANCE = 0.2
 SETTLE_ENTRIES = 2**24  # latents looked at to describe a decoder that is not linear
 
 
@@ -38,10 +37,13 @@ class Run:
         One row per log: ``step``, ``examples``, ``learning_rate``, every loss term, ``total``,
         ``fvu``, ``worst_example``, ``l0``, ``dead``, ``grad_norm``, and what was asked for.
     findings
-        What a reader should know before trusting the run, by name: the measured evidence and
-        the remedy. Empty when nothing stood out.
+        What a reader should know before trusting the run, by name: the measured evidence, the
+        likely cause and the remedy, as :func:`saebook.training.diagnose` found them at its end.
+        Empty when nothing stood out.
     path
         Its folder, when it was given one.
+    settings
+        What it was made with, as dictionaries: ``sae``, ``train``, ``seed`` and ``data``.
     """
 
     sae: SAE
@@ -49,6 +51,7 @@ class Run:
     history: pd.DataFrame
     findings: dict[str, str]
     path: Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def save_run(run: Run, path: Path, settings: dict[str, Any]) -> None:
@@ -84,7 +87,8 @@ def load_run(path: str | Path) -> Run:
         history = pd.read_parquet(path / HISTORY)
     except OSError as error:
         raise CheckpointError(f"{path / HISTORY}: can't be read ({error})") from error
-    return Run(load_sae(path / MODEL), record["card"], history, record["findings"], path)
+    sae = load_sae(path / MODEL)
+    return Run(sae, record["card"], history, record["findings"], path, record["settings"])
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -122,15 +126,3 @@ def score(sae: SAE, x: Tensor, split: str, centre: Tensor | None, rows: int = 81
         reconstruction = sae.decode(latents, sae.context(batch.x))
         sums.update(sae.target_of(batch.x, batch.target), latents, reconstruction)
     return sums.card(split)
-
-
-def findings_of(card: ScoreCard, config: SAEConfig) -> dict[str, str]:
-    """Flags of the card, and L0 when it is not what was asked for."""
-    findings = dict(card.flags)
-    wanted = config.k or config.target_l0
-    if wanted is not None and abs(card.l0 - wanted) > L0_TOLERANCE * wanted:
-        findings["l0_away_from_target"] = (
-            f"{card.l0:.2f} latents are active per held-out example, {wanted:g} were asked for: "
-            "compare the splits; where even training examples have fewer, less is all they need"
-        )
-    return findings

@@ -1,0 +1,130 @@
+"""Values that are not finite: the first step that had one, its batch and the rows in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from saebook.data.store import BatchStream
+from saebook.training.doctor.evidence import Evidence
+from saebook.training.doctor.finding import Finding
+
+# Norm of a row, in medians, above which it is the likely culprit.
+STANDS_OUT = 100.0
+SHOWN_ROWS = 6
+
+
+def first_bad_step(
+    losses: Sequence[dict[str, Tensor]], last_step: int
+) -> tuple[int, dict[str, float]] | None:
+    """The first step whose total or gradient norm is not finite, and those values.
+
+    Parameters
+    ----------
+    losses
+        What consecutive steps returned, ``last_step`` the last of them. They are read from the
+        device here, all at once.
+    last_step
+        Number of the last of them, from 1.
+
+    Examples
+    --------
+    >>> one, bad = torch.tensor(1.0), torch.tensor(float("nan"))
+    >>> steps = [{"total": one, "grad_norm": one}, {"total": bad, "grad_norm": bad}]
+    >>> first_bad_step(steps, last_step=8)
+    (8, {'total': nan, 'grad_norm': nan})
+    """
+    if not losses:
+        return None
+    names = ("total", "grad_norm")
+    values = torch.stack([torch.stack([row[n].double() for n in names]) for row in losses])
+    bad = (~values.isfinite()).any(dim=1).nonzero().flatten()
+    if not len(bad):
+        return None
+    index = int(bad[0])
+    found = dict(zip(names, values[index].tolist(), strict=True))
+    wrong = {name: value for name, value in found.items() if not math.isfinite(value)}
+    return last_step - len(losses) + index + 1, wrong
+
+
+def batch_rows(stream: BatchStream, step: int) -> Tensor:
+    """Rows [batch] that made up the batch of a step, counted from 1.
+
+    Examples
+    --------
+    >>> stream = BatchStream(torch.arange(10.0)[:, None], batch_size=4, seed=3)
+    >>> third = [next(stream) for _ in range(3)][-1].flatten()
+    >>> batch_rows(stream, step=3).tolist() == third.long().tolist()
+    True
+    """
+    numbers = torch.arange(stream.n_examples)[:, None]
+    again = BatchStream(numbers, stream.batch_size, seed=stream.seed, dtype=torch.int64)
+    epoch, batch = divmod(step - 1, again.batches_per_epoch)
+    state = again.state_dict() | {"epoch": epoch, "cursor": batch * stream.batch_size}
+    again.load_state_dict(state)
+    return next(again).flatten()
+
+
+def describe_bad_batch(rows: Tensor, stream: BatchStream, step: int) -> str:
+    """Name a batch's rows, and the one that stands out, or the likelier cause.
+
+    Parameters
+    ----------
+    rows
+        All training examples [n, ...].
+    stream
+        That the batches came from.
+    step
+        Whose batch to look at, from 1.
+    """
+    batch = batch_rows(stream, step).to(rows.device)
+    sample = rows[:: -(-len(rows) // 10_000)]
+    median = float(sample.flatten(1).double().norm(dim=1).median())
+    norms = rows[batch].flatten(1).double().norm(dim=1)
+    largest, worst = float(norms.max()), int(batch[norms.argmax()])
+    shown = ", ".join(map(str, batch[:SHOWN_ROWS].tolist()))
+    shown += ", …" * (len(batch) > SHOWN_ROWS)
+    named = f"Its batch is training rows {shown} ({len(batch)} of {len(rows):,})"
+    times = largest / median if median > 0 else math.inf
+    if largest > 0 and times > STANDS_OUT:
+        return (
+            f"{named}; row {worst} has a norm of {largest:.3g}, {times:.2g} times the median. Look "
+            "at that row, and leave it out or scale per example"
+        )
+    return (
+        f"{named}; none stands out (the largest norm is {times:.2g} times the median), so the "
+        "weights diverged. Lower the learning rate, or set clip_norm"
+    )
+
+
+def not_finite(evidence: Evidence) -> Finding | None:
+    """Find NaN or infinity in the losses of a run, or in its weights."""
+    logged = evidence.history.select_dtypes("number").drop(columns=["fvu"], errors="ignore")
+    wrong = ~logged.map(math.isfinite) if len(logged) else logged
+    found = [name for name in wrong if bool(wrong[name].any())]
+    if found:
+        row = int(wrong[found].any(axis=1).to_numpy().argmax())
+        step = int(evidence.history["step"].iloc[row])
+        measured = f"{', '.join(found)} not finite from the log at step {step:,} on"
+    else:
+        names = _weights_not_finite(evidence)
+        if not names:
+            return None
+        measured = f"weights hold NaN or infinity: {', '.join(names)}"
+    return Finding(
+        "not_finite",
+        "error",
+        measured,
+        "an extreme example, or a learning rate at which the weights diverged",
+        "go back to the last finite checkpoint; look for extreme rows, lower the learning rate, "
+        "and keep clip_norm",
+    )
+
+
+def _weights_not_finite(evidence: Evidence) -> list[str]:
+    if evidence.sae is None:
+        return []
+    return [n for n, p in evidence.sae.named_parameters() if not bool(p.isfinite().all())]
