@@ -1,5 +1,11 @@
 """Every score's one definition, as pure functions on tensors."""
 
+from saebook.metrics.calibration import (
+    calibration_slope,
+    floored,
+    information_share,
+    spike_ratio,
+)
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
 from saebook.metrics.intervals import MeanInterval, mean_interval
 from saebook.metrics.matching import (
@@ -36,6 +42,7 @@ __all__ = [
     "SegmentFit",
     "are_counts",
     "bits_per_spike",
+    "calibration_slope",
     "choose_segments",
     "cosine",
     "cosine_similarity_matrix",
@@ -45,7 +52,9 @@ __all__ = [
     "explained_variance",
     "fano_factor",
     "fit_segments",
+    "floored",
     "fvu",
+    "information_share",
     "l0",
     "l2_ratio",
     "match_one_to_one",
@@ -54,4 +63,5 @@ __all__ = [
     "mmcs",
     "r2_per_example",
     "r2_per_unit",
+    "spike_ratio",
 ]
