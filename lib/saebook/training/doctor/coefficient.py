@@ -52,11 +52,11 @@ def coefficient_off_scale(evidence: Evidence) -> Finding | None:
         return None
     term = evidence.column(config.sparsity or "")
     error = evidence.column(config.objective.reconstruction)
-    share = float((coefficient * term / error.clip(lower=1e-12)).median())
+    share = float((coefficient * term / error.clip(lower=1e-12)).max())
     measured = (
         f"the coefficient {coefficient:.3g} is {ratio:.2g} times the {largest:.3g} at which one "
-        f"perfect latent per example costs what it gains (penalty : error = {share:.2g}, median "
-        f"over the run; L0 {l0:.2f} of {config.d_sae})"
+        f"perfect latent per example costs what it gains (penalty : error = {share:.2g} at "
+        f"most; L0 {l0:.2f} of {config.d_sae})"
     )
     convention = _convention(evidence, ratio)
     if ratio > _too_strong(evidence):
@@ -103,6 +103,8 @@ def _used(evidence: Evidence) -> float:
 
 def _convention(evidence: Evidence, ratio: float) -> str:
     """Which reductions would explain a coefficient that is too large."""
+    if ratio < TOO_STRONG:
+        return ""
     d_in = evidence.config.d_encoder
     batch = evidence.train.batch_size if evidence.train is not None else None
     factors = {"an error averaged over d_in": d_in}
@@ -110,6 +112,6 @@ def _convention(evidence: Evidence, ratio: float) -> str:
         factors["a penalty summed over the batch"] = batch
         factors["an error averaged over d_in beside a penalty summed over the batch"] = d_in * batch
     name, factor = min(factors.items(), key=lambda f: abs(math.log(ratio / f[1] / USUAL)))
-    if abs(math.log(ratio / factor / USUAL)) > math.log(5) or ratio < TOO_STRONG:
+    if abs(math.log(ratio / factor / USUAL)) > math.log(5):
         return ""
     return f" ({name} would make it {factor:g} times too large)"
