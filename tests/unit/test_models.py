@@ -1,8 +1,7 @@
-"""SAEs: settings, selection, scaling, folding, saving and loading."""
+"""SAEs: how each architecture selects latents, gradients, files."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -11,17 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebook.errors import CheckpointError, ConfigError, DataError
-from saebook.models import (
-    ARCHITECTURES,
-    SAE,
-    SCALINGS,
-    InputScaling,
-    SAEConfig,
-    calibrate_threshold,
-    fold_scaling,
-    load_sae,
-    save_sae,
-)
+from saebook.evaluation import evaluate
+from saebook.models import ARCHITECTURES, SAE, SAEConfig, calibrate_threshold, load_sae, save_sae
+from saebook.training import TrainConfig, Trainer, fit
 
 
 def inputs(n: int = 64, d_in: int = 6, seed: int = 0) -> torch.Tensor:
@@ -35,53 +26,6 @@ def make(architecture: str, **changes) -> SAE:
     sae = SAE(config, seed=1)
     sae.fit_inputs(inputs())
     return sae
-
-
-# --- settings ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"k": 21}, "between 1 and d_sae = 20"),
-        ({"k": 0}, "between 1"),
-        ({"k": 2.5}, "whole number"),
-        ({"k": True}, "whole number"),
-        ({"d_in": 0}, "at least 1"),
-        ({"architecture": "topkk"}, "did you mean 'topk'"),
-        ({"input_scaling": "scaled"}, "did you mean 'scale'"),
-        ({"sparsity_coefficient": 0.1}, "set by k"),
-        ({"architecture": "relu", "k": 3}, "leave k out"),
-        ({"architecture": "relu", "sparsity_coefficient": -1.0}, "negative"),
-        ({"aux_coefficient": float("nan")}, "finite"),
-        ({"k_aux": 0}, "at least 1"),
-        ({"decoder_norm": "half"}, "choose one of"),
-    ],
-)
-def test_contradictory_settings_are_refused_with_the_remedy(changes, says):
-    with pytest.raises(ConfigError, match=says):
-        SAEConfig(**({"d_in": 6, "d_sae": 20} | changes))
-
-
-def test_unknown_settings_are_refused_by_name():
-    with pytest.raises(ConfigError, match="did you mean 'd_sae'"):
-        SAEConfig.from_dict({"d_in": 6, "d_sea": 20})
-
-
-@given(
-    d_in=st.integers(1, 50),
-    d_sae=st.integers(1, 300),
-    architecture=st.sampled_from(sorted(ARCHITECTURES)),
-    scaling=st.sampled_from(sorted(SCALINGS)),
-)
-def test_settings_survive_json(d_in, d_sae, architecture, scaling):
-    config = SAEConfig(d_in=d_in, d_sae=d_sae, architecture=architecture, input_scaling=scaling)
-    assert SAEConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-
-
-def test_settings_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        SAEConfig(d_in=2, d_sae=4).k = 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # --- selection --------------------------------------------------------------------------
@@ -116,6 +60,20 @@ def test_topk_keeps_the_k_largest_of_each_example():
         assert torch.equal(kept[kept > 0], row[kept > 0])
 
 
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 9))
+def test_topk_never_exceeds_k(seed, n):
+    sae = make("topk", k=4)
+    assert int((sae.encode(inputs(n, seed=seed)) > 0).sum(dim=1).max()) <= 4
+
+
+def test_more_latents_wanted_than_positive_is_fewer_active_not_negative_ones():
+    sae = make("topk", k=20)
+    latents = sae.encode(inputs(16))
+    assert (latents >= 0).all()
+    assert int((latents > 0).sum(dim=1).max()) < 20
+
+
 def test_batchtopk_shares_k_over_the_batch_in_training():
     sae = make("batchtopk", k=3).train()
     latents = sae.encode(inputs(32))
@@ -147,22 +105,9 @@ def test_batchtopk_without_a_threshold_refuses_inference():
         make("batchtopk").eval().encode(inputs(2))
 
 
-def test_more_latents_wanted_than_positive_is_fewer_active_not_negative_ones():
-    sae = make("topk", k=20)
-    latents = sae.encode(inputs(16))
-    assert (latents >= 0).all()
-    assert int((latents > 0).sum(dim=1).max()) < 20
-
-
 def test_wrong_width_is_refused():
     with pytest.raises(DataError, match="d_in = 6"):
         make("relu").encode(torch.zeros(3, 5))
-
-
-def test_one_example_and_a_narrow_dictionary_work():
-    sae = SAE(SAEConfig(d_in=6, d_sae=2, k=1))
-    sae.fit_inputs(inputs(1))
-    assert sae(inputs(1))[0].shape == (1, 6)
 
 
 def test_same_seed_same_model():
@@ -171,92 +116,182 @@ def test_same_seed_same_model():
     assert not torch.equal(a.W_dec, c.W_dec)
 
 
-# --- scaling and folding ----------------------------------------------------------------
+# --- jumprelu ---------------------------------------------------------------------------
 
 
-def test_scalings_reach_what_they_promise():
-    x = inputs(1000).double()
-
-    def scaled(mode: str) -> torch.Tensor:
-        scaling = InputScaling(mode, 6).double()
-        scaling.fit(x)
-        return scaling(x)
-
-    assert torch.equal(scaled("none"), x)
-    assert scaled("scale").square().sum(1).mean().item() == pytest.approx(6)
-    assert scaled("scale_mean_norm").norm(dim=1).mean().item() == pytest.approx(6**0.5)
-    assert scaled("center").mean(0).abs().max().item() == pytest.approx(0, abs=1e-12)
-    assert scaled("center_scale").square().sum(1).mean().item() == pytest.approx(6)
-    assert scaled("standardize").std(0, correction=0).numpy() == pytest.approx(1)
-
-
-def test_a_constant_unit_does_not_break_standardize():
-    x = inputs(50)
-    x[:, 2] = 7.0
-    scaling = InputScaling("standardize", 6)
-    scaling.fit(x)
-    assert scaling(x).isfinite().all()
-    assert scaling(x)[:, 2].abs().max() == 0
+def test_jumprelu_gradients_are_those_of_its_kernel():
+    sae = make("jumprelu").double()
+    with torch.no_grad():
+        sae.threshold.copy_(torch.linspace(0.0, 2.0, 20))
+        sae.bandwidth.fill_(0.7)
+    h = sae.pre_activations(inputs().double()).detach().requires_grad_()
+    weights = torch.randn(64, 20, generator=torch.Generator().manual_seed(3)).double()
+    latents = sae.config.selection.select(sae, h)
+    assert torch.equal(latents, h * (h > sae.threshold))
+    (latents * weights).sum().backward()
+    assert h.grad is not None and sae.threshold.grad is not None
+    # To h: the identity where active. To θ: -h / ε within half a bandwidth of θ.
+    assert torch.equal(h.grad, weights * (h > sae.threshold))
+    near = ((h - sae.threshold).abs() < 0.35).double()
+    assert 0 < near.sum() < near.numel()
+    expected = -(weights * h * near / 0.7).sum(dim=0)
+    assert torch.allclose(sae.threshold.grad, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("mode", [m for m, rule in SCALINGS.items() if rule.inverts])
-def test_scaling_inverts(mode):
-    scaling = InputScaling(mode, 6)
-    scaling.fit(inputs())
+def test_jumprelu_begins_with_its_target_and_a_bandwidth_of_the_spread():
+    x = inputs(512)
+    sae = SAE(SAEConfig(d_in=6, d_sae=40, architecture="jumprelu", target_l0=4.0, bandwidth=0.2))
+    sae.fit_inputs(x)
+    assert float((sae.encode(x) > 0).sum(dim=1).double().mean()) == pytest.approx(4.0, rel=0.01)
+    spread = sae.pre_activations(x).std(correction=0).item()
+    assert float(sae.bandwidth) == pytest.approx(0.2 * spread, rel=1e-4)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_the_quadratic_penalty_moves_l0_to_its_target_from_both_sides(start):
+    config = SAEConfig(
+        d_in=6, d_sae=40, architecture="jumprelu", target_l0=4.0, threshold_init=start
+    )
+    train = TrainConfig(
+        n_steps=200, device="cpu", sparsity_schedule="none", selection_warmup_fraction=0.0
+    )
+    trainer = Trainer(SAE(config), train)
+    l0 = [float(trainer.step(inputs(128, seed=i))["l0"]) for i in range(200)]
+    assert abs(l0[0] - 4.0) > 1.0
+    assert sum(l0[-20:]) / 20 == pytest.approx(4.0, rel=0.1)
+
+
+# --- gated ------------------------------------------------------------------------------
+
+
+def gated_with_own_magnitudes(**changes) -> SAE:
+    sae = make("gated", **changes)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        sae.r_mag.copy_(torch.randn(20, generator=generator))
+        sae.b_mag.copy_(torch.randn(20, generator=generator))
+        sae.b_enc.copy_(torch.randn(20, generator=generator))
+    return sae
+
+
+def test_gated_selects_by_one_path_and_measures_by_the_other():
+    sae = gated_with_own_magnitudes()
     x = inputs()
-    assert torch.allclose(scaling.invert(scaling(x), scaling.context(x)), x, atol=1e-5)
+    projected = (sae.scaling(x) - sae.b_dec) @ sae.W_enc
+    gate = (projected + sae.b_enc > 0).float()
+    magnitude = (projected * sae.r_mag.exp() + sae.b_mag).relu()
+    assert torch.allclose(sae.encode(x), gate * magnitude, atol=1e-5)
+    differ = (gate > 0) != (magnitude > 0)
+    assert differ.any()  # otherwise the two paths would not be told apart
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_broken_values_are_refused_when_fitting(broken):
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"decoder": "mlp", "d_hidden": 9}, {"reconstruction": "pkl"}, {"output": "softplus"}],
+)
+def test_what_trains_the_gate_leaves_the_decoder_alone(changes):
+    sae = gated_with_own_magnitudes(**changes)
+    _, _, losses = sae(inputs())
+    losses["gated_auxiliary"].backward()
+    frozen = {"W_dec", "b_hidden", "W_out", "r_mag", "b_mag"}
+    if not sae.config.apply_b_dec_to_input:
+        frozen.add("b_dec")
+    for name, parameter in sae.named_parameters():
+        if name in frozen:
+            assert parameter.grad is None or not parameter.grad.any(), name
+    assert sae.encoder_rows.grad is not None and sae.encoder_rows.grad.any()
+
+
+def test_the_gates_own_reconstruction_is_compared_as_the_models_is():
+    sae = gated_with_own_magnitudes(reconstruction="pkl", decoder="mlp", d_hidden=9)
     x = inputs()
-    x[3, 2] = broken
-    with pytest.raises(DataError, match="1 of 64 rows hold NaN or infinity"):
-        SAE(SAEConfig(d_in=6, d_sae=8, k=2)).fit_inputs(x)
+    gate = sae.pre_activations(x).relu()
+    rates = sae.decode(gate)  # through the hidden layer and the softplus
+    expected = (torch.xlogy(x, x) - torch.xlogy(x, rates) - x + rates).sum(dim=1).mean()
+    assert sae(x)[2]["gated_auxiliary"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_all_zero_inputs_have_no_scale():
-    with pytest.raises(DataError, match="no scale to fit"):
-        SAE(SAEConfig(d_in=6, d_sae=8, k=2)).fit_inputs(torch.zeros(9, 6))
+def test_the_gates_bias_in_the_input_still_learns_where_b_dec_is_subtracted():
+    sae = gated_with_own_magnitudes()
+    sae(inputs())[2]["gated_auxiliary"].backward()
+    # Through the encoder alone: what the frozen decoder adds of it has no gradient.
+    assert sae.b_dec.grad is not None
+    grad_h = torch.autograd.grad(
+        sae(inputs())[2]["gated_auxiliary"], sae.b_enc, retain_graph=False
+    )[0]
+    assert torch.allclose(sae.b_dec.grad, -(sae.W_enc @ grad_h), atol=1e-5)
 
 
-def test_inputs_are_fitted_once():
-    sae = make("relu")
-    with pytest.raises(DataError, match="already fitted, on 64 rows"):
-        sae.fit_inputs(inputs())
+# --- leaky_relu -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("to_input", [True, False])
-@pytest.mark.parametrize("mode", [m for m, rule in SCALINGS.items() if rule.folds])
+def test_leaky_relu_counts_only_positive_latents_everywhere():
+    x = inputs(200, seed=3)
+    config = SAEConfig(d_in=6, d_sae=20, architecture="leaky_relu", leak=0.1)
+    train = TrainConfig(n_steps=1, batch_size=200, device="cpu", schedule="constant")
+    sae = SAE(config)
+    sae.fit_inputs(x)
+    before = float((sae.pre_activations(x) > 0).sum(dim=1).double().mean())
+    assert 0 < before < 20
+    logged = Trainer(sae, train).step(x)
+    assert float(logged["l0"]) == pytest.approx(before)
+    run = fit(config, x, train, validation=x, progress=False)
+    positive = (run.sae.pre_activations(x) > 0).double()
+    assert run.card["l0"] == pytest.approx(float(positive.sum(dim=1).mean()))
+    card = evaluate(run.sae, x)
+    assert card.l0 == pytest.approx(run.card["l0"])
+    assert card.density.tolist() == pytest.approx(positive.mean(dim=0).tolist())
+    latents = run.sae.encode(x)
+    h = run.sae.pre_activations(x)
+    assert torch.allclose(latents, torch.where(h > 0, h, 0.1 * h))
+
+
+# --- no dense [batch, d_sae, d_in] --------------------------------------------------------
+
+
+class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
+    """Remembers the most elements that any operation's result had."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, torch.Tensor):
+                self.numel = max(self.numel, value.numel())
+        return out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"prefixes": (64, 512)}, {"decoder": "mlp", "d_hidden": 64}, {"auxiliary": "auxk"}],
+)
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_folding_changes_nothing(architecture, mode, to_input):
-    sae = make(architecture, input_scaling=mode, apply_b_dec_to_input=to_input).eval()
-    if architecture == "batchtopk":
-        calibrate_threshold(sae, inputs())
-    x = inputs(seed=5)
-    folded = fold_scaling(sae)
-    assert folded.config.input_scaling == "none"
-    assert torch.allclose(folded.encode(x), sae.encode(x), atol=1e-5)
-    assert torch.allclose(folded(x)[0], sae(x)[0], atol=1e-5)
-    assert torch.equal(folded.scaling(x), x)
+def test_no_tensor_has_one_entry_per_example_latent_and_input(architecture, changes):
+    config = SAEConfig(d_in=64, d_sae=512, architecture=architecture, **changes)
+    x = inputs(128, 64)
+    with LargestTensor() as largest:
+        trainer = Trainer(SAE(config), TrainConfig(n_steps=10, device="cpu"))
+        trainer.silent_examples.fill_(10**9)
+        trainer.step(x)
+    assert largest.numel <= 128 * 512  # of [batch, d_sae]; the product of all three is 64 times it
+
+
+def test_the_largest_size_of_the_handbook_is_described_without_its_memory():
+    config = SAEConfig(d_in=7168, d_sae=57344, prefixes=(7168, 28672, 57344), k=64)
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        sae = SAE(config)
+        x = torch.empty(32, 7168)
+        latents = sae.encode(x)
+        assert latents.shape == (32, 57344)
+        assert sae(x)[0].shape == x.shape
 
 
 # --- files ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("mode", sorted(SCALINGS))
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_saved_and_loaded_is_the_same(architecture, mode, dtype, tmp_path):
-    sae = make(architecture, input_scaling=mode).to(dtype).eval()
-    if architecture == "batchtopk":
-        calibrate_threshold(sae, inputs())
-    loaded = load_sae(save_sae(sae, tmp_path / "sae"))
-    assert loaded.config == sae.config and not loaded.training
-    assert loaded.W_dec.dtype == dtype
-    x = inputs(seed=3)
-    assert torch.equal(loaded(x)[0], sae(x)[0])
-    assert loaded.encoder_rows.stride() == sae.encoder_rows.stride()
 
 
 def test_saving_replaces_a_folder_and_leaves_no_partial_one(tmp_path):
@@ -284,6 +319,8 @@ def _break(path, what):
         cfg.write_text(json.dumps(content | {"seq_length": 3}))
     elif what == "other shape":
         cfg.write_text(json.dumps(content | {"d_sae": 21}))
+    elif what == "other architecture":
+        cfg.write_text(json.dumps(content | {"architecture": "batchtopk"}))
 
 
 @pytest.mark.parametrize(
@@ -296,6 +333,7 @@ def _break(path, what):
         ("newer", "format version 99"),
         ("unknown setting", "seq_length"),
         ("other shape", "does not fit"),
+        ("other architecture", "threshold: missing"),
     ],
 )
 def test_a_damaged_or_foreign_folder_is_named(what, says, tmp_path):
@@ -308,10 +346,3 @@ def test_a_damaged_or_foreign_folder_is_named(what, says, tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         load_sae(tmp_path / "nowhere")
-
-
-@settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 1000), n=st.integers(1, 9))
-def test_topk_never_exceeds_k(seed, n):
-    sae = make("topk", k=4)
-    assert int((sae.encode(inputs(n, seed=seed)) > 0).sum(dim=1).max()) <= 4
