@@ -136,7 +136,8 @@ def fit(
     sample = as_batch(rows[:: -(-len(rows) // FIT_ROWS)].to(torch.float32), config)
     sae.fit_inputs(sample.x, sample.target)
     trainer = Trainer(sae, train, n_steps)
-    check_schedule(train, n_steps, trainer.dead_after_examples(stream.batch_size))
+    dead_after_steps = trainer.dead_after_examples(stream.batch_size) / stream.batch_size
+    check_schedule(train, n_steps, dead_after_steps)
     history = _resume(path, settings, trainer, stream) if path is not None else []
     _train(
         trainer, stream, rows, history, path, settings, probe, progress, _keep(path, train, batch.x)
@@ -296,13 +297,17 @@ def _train(
                         bar.write(f"step {step}, {finding.name}: {finding}")
             bar.update()
             keep(trainer)
-            if path is not None and saves:
+            if path is not None and saves and _weights_are_finite(trainer.sae):
                 _save_checkpoint(path, settings, trainer, stream, history)
 
 
 def _read_back(losses: dict[str, Tensor]) -> dict[str, float]:
     values = torch.stack([value.to(torch.float64) for value in losses.values()]).tolist()
     return dict(zip(losses, values, strict=True))
+
+
+def _weights_are_finite(sae: SAE) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in sae.parameters())
 
 
 def _stop_if_not_finite(

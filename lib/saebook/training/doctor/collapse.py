@@ -55,11 +55,11 @@ def dead(evidence: Evidence) -> Finding | None:
     """Find dictionaries that lost many latents, the sooner where the learning rate is high."""
     shares = [evidence.card.get("dead_fraction"), evidence.late("dead")]
     if evidence.training is not None:
-        shares = [float((evidence.training.density == 0).double().mean())]
+        shares = [evidence.dead_share]
     known = [share for share in shares if share is not None and not math.isnan(share)]
     fast = evidence.relative_step > HIGH_RELATIVE_STEP
     limit = DEAD_AT_A_HIGH_RATE if fast else MANY_DEAD
-    if not known or not min(known) > limit:
+    if not known or not min(known) > limit or silent(evidence) is not None:
         return None
     n = evidence.training.n_examples if evidence.training is not None else None
     over = f" on {n:,} training rows" if n else ""

@@ -13,13 +13,16 @@ from saebook.training.doctor.finding import Finding
 
 GROWN = 1.5
 SHRUNK = 0.5
+# A penalty weighted by the norms is the same however size is shared with the encoder.
+SHRUNK_WEIGHTED = 0.1
+WEIGHTED = ("l1_decoder_norm", "l1_gate", "tanh")
 TWIN_COSINE = 0.9
 MANY_TWINS = 0.25
 MOST_COMPARED = 4096
 
 
 def decoder_norms(evidence: Evidence) -> Finding | None:
-    """Find free decoder rows that grew under a plain L1, or shrank under any penalty."""
+    """Find free decoder rows that grew under a plain L1, or all but vanished."""
     config = evidence.config
     first, late = evidence.first("decoder_norm"), evidence.late("decoder_norm")
     if config.decoder_norm != "free" or not first > 0 or math.isnan(late):
@@ -34,7 +37,7 @@ def decoder_norms(evidence: Evidence) -> Finding | None:
             "smaller lowers the penalty without being any sparser",
             "use decoder_norm='unit', or sparsity='l1_decoder_norm'",
         )
-    if late < SHRUNK * first:
+    if late < (SHRUNK_WEIGHTED if config.sparsity in WEIGHTED else SHRUNK) * first:
         return Finding(
             "decoder_norms",
             "warning",

@@ -51,7 +51,7 @@ class Evidence:
         """A column of the history; empty where there is none."""
         if name not in self.history:
             return pd.Series(dtype=float)
-        return self.history[name].astype(float)
+        return pd.Series(self.history[name], dtype=float)
 
     def first(self, name: str) -> float:
         """Its first value; NaN where there is none."""
@@ -66,7 +66,7 @@ class Evidence:
     def late_spread(self, name: str) -> float:
         """Its standard deviation there; 0 where there are fewer than two rows."""
         values = self._tail(name)
-        return float(values.std()) if len(values) > 1 else 0.0
+        return float(values.to_numpy().std(ddof=1)) if len(values) > 1 else 0.0
 
     def _tail(self, name: str) -> pd.Series:
         values = self.column(name)
@@ -87,6 +87,17 @@ class Evidence:
     def target_variance(self) -> float:
         """Variance of the scaled training targets; NaN without a fitted model."""
         return float(self.sae.target_variance) if self.sae is not None else math.nan
+
+    @property
+    def dead_share(self) -> float:
+        """Share of latents silent on the training rows, retired ones aside; NaN without rows."""
+        if self.training is None:
+            return math.nan
+        silent = self.training.density == 0
+        retired = getattr(self.sae, "retired", None)
+        if retired is None:
+            return float(silent.double().mean())
+        return float(silent[~retired.cpu()].double().mean())
 
     @property
     def relative_step(self) -> float:

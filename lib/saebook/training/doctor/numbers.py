@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from saebook.training.doctor.finding import Finding
 # Norm of a row, in medians, above which it is the likely culprit.
 STANDS_OUT = 100.0
 SHOWN_ROWS = 6
+# Shares of the variance: data without any have none, and train all the same.
+UNDEFINED = ("fvu", "worst_example")
 
 
 def first_bad_step(
@@ -102,12 +105,11 @@ def describe_bad_batch(rows: Tensor, stream: BatchStream, step: int) -> str:
 
 def not_finite(evidence: Evidence) -> Finding | None:
     """Find NaN or infinity in the losses of a run, or in its weights."""
-    logged = evidence.history.select_dtypes("number").drop(columns=["fvu"], errors="ignore")
-    wrong = ~logged.map(math.isfinite) if len(logged) else logged
-    found = [name for name in wrong if bool(wrong[name].any())]
-    if found:
-        row = int(wrong[found].any(axis=1).to_numpy().argmax())
-        step = int(evidence.history["step"].iloc[row])
+    logged = evidence.history.select_dtypes("number").drop(columns=list(UNDEFINED), errors="ignore")
+    finite = np.isfinite(logged.to_numpy(dtype=float))
+    if not finite.all():
+        found = [name for name, column in zip(logged.columns, finite.T) if not column.all()]
+        step = int(evidence.column("step").iloc[int(finite.all(axis=1).argmin())])
         measured = f"{', '.join(found)} not finite from the log at step {step:,} on"
     else:
         names = _weights_not_finite(evidence)

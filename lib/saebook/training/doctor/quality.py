@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from saebook.training.doctor.evidence import Evidence
-from saebook.training.doctor.finding import Finding
+from saebook.training.doctor.finding import Finding, Severity
 
 DRIFT = 0.05
 DRIFT_SPREADS = 3.0
@@ -56,7 +57,9 @@ def validation_drift(evidence: Evidence) -> Finding | None:
     )
 
 
-def flag_of_card(name: str, cause: str, remedy: str, severity="warning"):
+def flag_of_card(
+    name: str, cause: str, remedy: str, severity: Severity = "warning"
+) -> Callable[[Evidence], Finding | None]:
     """A detector that passes on one flag of the score card."""
 
     def detector(evidence: Evidence) -> Finding | None:
@@ -78,6 +81,7 @@ raw_units = flag_of_card(
     "raw_units",
     "with so few active units per bin, copying is as good as any code",
     "judge by held-out units, recovery or decoding rather than by FVU",
+    "note",
 )
 constant = flag_of_card(
     "constant", "the rows that were scored do not vary", "check which rows were given", "error"

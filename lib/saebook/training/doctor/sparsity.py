@@ -8,6 +8,7 @@ from saebook.training.doctor.evidence import Evidence
 from saebook.training.doctor.finding import Finding
 
 L0_TOLERANCE = 0.2
+FAR_FROM_TARGET = 1.5  # either way
 ALWAYS_ON = 0.5
 MANY_DENSE = 0.1
 DENSE_SHARE_OF_L0 = 0.5
@@ -21,9 +22,10 @@ def l0_away_from_target(evidence: Evidence) -> Finding | None:
     if wanted is None or found is None or abs(found - wanted) <= L0_TOLERANCE * wanted:
         return None
     late = evidence.late("l0")
+    far = not wanted / FAR_FROM_TARGET <= found <= wanted * FAR_FROM_TARGET
     return Finding(
         "l0_away_from_target",
-        "warning",
+        "warning" if far else "note",
         f"{found:.2f} latents are active per example, {wanted:g} were asked for "
         f"({late:.2f} late in training)",
         _cause(evidence, wanted, found),
