@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # Pre-activations looked at: rows are spread evenly where there are more.
 FIT_ENTRIES = 2**24
+# Size of a first reconstruction that has nothing to do with its target (the encoder was drawn by
+# itself), as a share of the target's: least squares would shrink it to where nothing is learned.
+SMALLEST_SIZE = 0.1
 
 
 def refuse_negative(config: SAEConfig, x: Tensor, target: Tensor) -> None:
@@ -130,6 +133,7 @@ def _fit_size(sae: SAE, h: Tensor, target_scaled: Tensor) -> None:
     rest = finish(sae, latents.new_zeros(1, sae.W_dec.shape[1]))
     made = (finish(sae, latents @ sae.W_dec) - rest).to(torch.float64)
     wanted = (target_scaled - rest).to(torch.float64)
-    factor = (made * wanted).sum() / made.square().sum()
+    least_squares = (made * wanted).sum() / made.square().sum()
+    factor = least_squares.maximum(SMALLEST_SIZE * wanted.norm() / made.norm())
     if factor.isfinite() and factor > 0:
         sae.config.selection.rescale(sae, factor.to(h.dtype))
