@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saebook.errors import DataError
 
-N_ITERATIONS = 100
+N_ITERATIONS = 60
 # Of a unit's mean rate, what is left to it when no latent is active.
 SMALLEST_OFFSET = 0.05
 
