@@ -97,7 +97,11 @@ def evaluate(
     copies = is_counts and targets is None and examples.seq_len == 1
     centre = _train_mean(data, examples, train_split, train_data) if copies else None
     rule = getattr(config, "selection", None)
-    sums = CardSums(centre=centre, positive_only=getattr(rule, "positive_only", False))
+    sums = CardSums(
+        centre=centre,
+        positive_only=getattr(rule, "positive_only", False),
+        retired=getattr(sae, "retired", None),
+    )
     place = _device(sae) if device is None else torch.device(device)
     wanted = targets.batches(batch_size) if targets is not None else itertools.repeat(None)
     with scoring(sae):

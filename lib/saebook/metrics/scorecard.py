@@ -39,6 +39,8 @@ class ScoreCard:
         Share of examples that are all zero.
     dead_fraction, dense_fraction : float
         Shares of latents never active, and active on more than half of the examples.
+    retired_fraction : float
+        Share of latents that training took out; they are not counted among the dead.
     l2_ratio, cosine : float
         Mean ‖x̂‖/‖x‖ and cosine over examples that are not all zero.
     r2_per_unit : Tensor
@@ -66,6 +68,7 @@ class ScoreCard:
     empty_share: float
     dead_fraction: float
     dense_fraction: float
+    retired_fraction: float
     l2_ratio: float
     cosine: float
     r2_per_unit: Tensor = field(repr=False)
@@ -119,6 +122,9 @@ class ScoreCard:
                 f"{self.dead_fraction:.1%}",
                 f"silent on {self.n_examples:,} examples",
             ),
+            ("Retired latents", f"{self.retired_fraction:.1%}", "taken out in training")
+            if self.retired_fraction
+            else None,
             ("Dense latents", f"{self.dense_fraction:.1%}", "active on > 50 % of examples"),
             ("Density, alive", f"{dens['q50']:.2g}", f"median; 5-95 % {_span(dens)}"),
             (
@@ -176,6 +182,7 @@ _SCALARS = (
     "empty_share",
     "dead_fraction",
     "dense_fraction",
+    "retired_fraction",
     "l2_ratio",
     "cosine",
 )
@@ -190,6 +197,8 @@ class CardSums:
         [d_in] mean of the training rows; where given, the raw-unit control is computed.
     positive_only : bool
         Count latents above zero as active (LeakyReLU) instead of non-zero ones.
+    retired : Tensor, optional
+        Booleans [d_sae]: latents that training took out.
 
     Examples
     --------
@@ -202,7 +211,13 @@ class CardSums:
     (0.0, 0.667, ['identity', 'raw_units'])
     """
 
-    def __init__(self, centre: Tensor | None = None, positive_only: bool = False) -> None:
+    def __init__(
+        self,
+        centre: Tensor | None = None,
+        positive_only: bool = False,
+        retired: Tensor | None = None,
+    ) -> None:
+        self._retired = 0.0 if retired is None else float(retired.float().mean())
         self.reconstruction = ReconstructionSums()
         self.latents = LatentSums(positive_only)
         self._raw = None if centre is None else RawUnitSums(centre)
@@ -243,7 +258,8 @@ class CardSums:
             "l0": self.latents.l0(),
             "active_units": self._active_units / n,
             "empty_share": sums.n_empty / n,
-            "dead_fraction": dead_fraction(density),
+            "dead_fraction": max(0.0, dead_fraction(density) - self._retired),
+            "retired_fraction": self._retired,
             "dense_fraction": dense_fraction(density),
             "l2_ratio": sums.l2_ratio(),
             "cosine": sums.cosine(),

@@ -145,7 +145,7 @@ class SAEConfig:
     tanh_a: float = 1.0
     tanh_b: float = 1.0
     leak: float = 0.01
-    bandwidth: float = 0.1
+    bandwidth: float = 0.3
     threshold_init: float | None = None
     reconstruction: str = "auto"
     lmse_tau: float = 1.0

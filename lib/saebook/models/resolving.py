@@ -16,10 +16,10 @@ from saebook.models.settings import check_choice
 if TYPE_CHECKING:
     from saebook.models.config import SAEConfig
 
-# Scaling Monosemanticity trains with λ = 5 at widths of several thousand. An L1 coefficient
-# scales with √d_in between input widths, so the same pressure is 5·√(d_in / 4096).
-L1_REFERENCE_COEFFICIENT = 5.0
-L1_REFERENCE_WIDTH = 4096
+# λ of the L1 penalties per √d_in (an L1 coefficient scales with √d_in between input widths):
+# about where controlled runs end, on small known dictionaries (0.75) as on spike counts (0.25).
+# λ = 5 of Scaling Monosemanticity, at widths of several thousand, would be 0.08.
+L1_PER_ROOT_WIDTH = 0.5
 AUX_COEFFICIENTS = {"auxk": 1 / 32, "ghost": 1.0, "preactivation": 3e-4, "none": 0.0}
 DEFAULT_OUTPUTS = {"lmse": "relu", "pkl": "softplus"}
 B_ENC_INITS = ("zero", "center")
@@ -274,5 +274,5 @@ def _auxiliary(config: SAEConfig) -> dict[str, Any]:
 
 
 def l1_coefficient(d_in: int) -> float:
-    """λ of Scaling Monosemanticity at another input width."""
-    return L1_REFERENCE_COEFFICIENT * math.sqrt(d_in / L1_REFERENCE_WIDTH)
+    """λ of the L1 penalties where none is given, and where a controller begins."""
+    return L1_PER_ROOT_WIDTH * math.sqrt(d_in)

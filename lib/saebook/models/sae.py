@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from saebook.errors import DataError
 from saebook.losses import COUNT_RECONSTRUCTIONS
+from saebook.models.architectures import ARCHITECTURES, Architecture
 from saebook.models.config import SAEConfig
 from saebook.models.fitting import fit_weights, refuse_negative
 from saebook.models.initialisation import DECODER_INITS, ENCODER_INITS
@@ -72,6 +73,8 @@ class SAE(nn.Module):
         super().__init__()
         config = config.for_data(counts=False)
         self.config = config
+        # Set by a trainer, for the first part of a run; of no effect in eval mode.
+        self.selects_topk = False
         self.seed = seed
         generator = torch.Generator().manual_seed(seed)
         width = config.decoding.width(config)
@@ -118,9 +121,22 @@ class SAE(nn.Module):
         """The scaling of what is reconstructed: that of the input, unless they differ."""
         return self.scaling if self._scales_alike else self._target_scaling
 
+    @property
+    def selection(self) -> Architecture:
+        """The rule in force: that of the architecture, or topk while training begins with it."""
+        begins = self.selects_topk and self.training
+        return ARCHITECTURES["topk"] if begins else self.config.selection
+
+    @property
+    def retired(self) -> Tensor:
+        """Latents that training took out, booleans [d_sae]: their encoder rows are zero."""
+        return (self.encoder_rows == 0).all(dim=1) & (self.b_enc == 0)
+
     def k_of_level(self, level: int) -> int:
-        """k of a nested dictionary."""
-        return (self.config.prefix_k[level] if self.config.prefix_k else self.config.k) or 1
+        """k of a nested dictionary; where there is a target L0 instead, that as a whole number."""
+        if self.config.prefix_k:
+            return self.config.prefix_k[level]
+        return self.config.k or max(1, round(self.config.target_l0 or 1.0))
 
     @torch.no_grad()
     def fit_inputs(self, x: Tensor, target: Tensor | None = None) -> None:
@@ -201,7 +217,7 @@ class SAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents [..., d_sae] of inputs [..., d_in], or of windows [..., seq_len, d_in]."""
-        return self.config.selection.select(self, self.pre_activations(x))
+        return self.selection.select(self, self.pre_activations(x))
 
     def decode(self, latents: Tensor, context: Context | None = None) -> Tensor:
         """Reconstruction, in the caller's units, of latents [..., d_sae].
@@ -257,8 +273,8 @@ class SAE(nn.Module):
         h = self.pre_activations(x)
         size = self.config.levels[level]
         if self.config.prefix_k:
-            return self.config.selection.select(self, h[..., :size], level)
-        return self.config.selection.select(self, h)[..., :size]
+            return self.selection.select(self, h[..., :size], level)
+        return self.selection.select(self, h)[..., :size]
 
     def decode_prefix(self, latents: Tensor, context: Context | None = None) -> Tensor:
         """Reconstruction from the latents [..., size] of a nested dictionary."""
@@ -267,7 +283,7 @@ class SAE(nn.Module):
 
     def _select_and_reconstruct(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Latents and scaled reconstructions of every nested dictionary."""
-        select, finish = self.config.selection.select, self.config.decoding.finish
+        select, finish = self.selection.select, self.config.decoding.finish
         sizes = self.config.levels
         if self.config.prefix_k:
             latents = [select(self, h[..., :n], level) for level, n in enumerate(sizes)]

@@ -42,6 +42,9 @@ FRACTIONS = (
     "sparsity_start_fraction",
     "resample_every",
     "resample_until",
+    "selection_warmup_fraction",
+    "retire_at",
+    "retire_window",
 )
 
 
@@ -98,6 +101,14 @@ class TrainConfig:
         The sparsity coefficient rises linearly from 0 over this fraction of the run.
     sparsity_start_fraction
         For ``"two_phase"``: where its second phase begins.
+    selection_warmup_fraction
+        For batchtopk and jumprelu: until this fraction of the run the k largest latents of each
+        example are selected, so that every example teaches the dictionary alike; thresholds and
+        competition within the batch set in after. 0: from the start.
+    retire_at, retire_window
+        Fraction of the run at which surplus latents (copies and remnants that hardly lower the
+        error) are retired, judged by their contributions over ``retire_window`` of the run
+        before it; ``None`` retires none. See :mod:`saebook.training.retirement`.
     controller_rate
         Speed, per step, of the controller that finds the coefficient for a target L0.
     dead_after_firings
@@ -157,6 +168,9 @@ class TrainConfig:
     sparsity_schedule: str = "ramp"
     sparsity_ramp_fraction: float = 0.05
     sparsity_start_fraction: float = 0.5
+    selection_warmup_fraction: float = 0.5
+    retire_at: float | None = 0.75
+    retire_window: float = 0.1
     controller_rate: float = 0.01
     dead_after_firings: float = 20.0
     resample_every: float | None = None

@@ -119,7 +119,11 @@ def score(sae: SAE, x: Tensor, split: str, centre: Tensor | None, rows: int = 81
     ``centre`` [d_in], the mean of the training rows, is given for spike counts only: it adds
     the control that copies raw units (see :class:`saebook.metrics.CardSums`).
     """
-    sums = CardSums(centre=centre, positive_only=sae.config.selection.positive_only)
+    sums = CardSums(
+        centre=centre,
+        positive_only=sae.config.selection.positive_only,
+        retired=sae.retired,
+    )
     for part in x.split(rows):
         batch = as_batch(part.to(sae.W_dec), sae.config)
         latents = sae.encode(batch.x)

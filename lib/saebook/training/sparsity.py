@@ -14,6 +14,9 @@ from saebook.training.schedules import SPARSITY_SCHEDULES
 
 # One batch alone says little about L0; the mean of the last ten or so does.
 L0_DECAY = 0.9
+# A coefficient this many times smaller or larger than where it began no longer steers: L0 then
+# follows something else, and the coefficient would run away from it.
+SMALLEST_FACTOR, LARGEST_FACTOR = 1e-3, 30.0
 # Largest logarithm of L0 / target that moves the coefficient: far from the target L0 says only
 # in which direction to go.
 LARGEST_ERROR = 1.0
@@ -53,7 +56,8 @@ class SparsityCoefficient:
         self.target = sae.target_l0 or 1.0
         start = sae.sparsity_coefficient or 0.0
         # The product of the steps can only move what is not zero.
-        self.full = torch.tensor(start if start or not self.controlled else 1e-6, device=device)
+        self.start = start if start or not self.controlled else 1e-6
+        self.full = torch.tensor(self.start, device=device)
         self.l0 = torch.tensor(math.nan, device=device)
 
     def at(self, fraction: float) -> Tensor:
@@ -72,7 +76,8 @@ class SparsityCoefficient:
         error = (self.l0.clamp_min(0.01) / self.target).log()
         error = error.clamp(-LARGEST_ERROR, LARGEST_ERROR)
         rate = self.train.controller_rate * self._share(fraction)
-        self.full = self.full * (rate * error).exp()
+        moved = self.full * (rate * error).exp()
+        self.full = moved.clamp(self.start * SMALLEST_FACTOR, self.start * LARGEST_FACTOR)
 
     def state_dict(self) -> dict[str, Any]:
         """Coefficient and the running L0."""

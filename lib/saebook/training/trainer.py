@@ -14,6 +14,7 @@ from saebook.training.config import TrainConfig
 from saebook.training.engines import ENGINES, StepResult
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.resampling import resample
+from saebook.training.retirement import Retirement
 from saebook.training.schedules import LearningRate
 from saebook.training.sparsity import SparsityCoefficient
 
@@ -74,6 +75,7 @@ class Trainer:
         self._engine = ENGINES["dense"]
         self._inputs_fitted = int(sae.scaling.n_rows) > 0
         self.optimizer = OPTIMIZERS[config.optimizer](self.sae.parameters(), config)
+        self.retirement = Retirement(sae, config)
         self.silent_examples = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=self.device)
 
     @property
@@ -88,9 +90,11 @@ class Trainer:
     def coefficients(self) -> dict[str, float | Tensor]:
         """Weight of every term of the objective at the coming step."""
         objective = self.sae.config.objective
+        # Thresholds that select nothing yet are not to be moved by their penalty.
+        sparsity = 0.0 if self.sae.selects_topk else self.sparsity.at(self.fraction)
         return (
             dict.fromkeys((objective.reconstruction, *objective.companions), 1.0)
-            | dict.fromkeys(objective.sparsity, self.sparsity.at(self.fraction))
+            | dict.fromkeys(objective.sparsity, sparsity)
             | dict.fromkeys(objective.auxiliary, self.sae.config.aux_coefficient or 0.0)
         )
 
@@ -107,8 +111,9 @@ class Trainer:
         return int(min(max(wanted, 10 * batch_size), max(longest, batch_size)))
 
     def dead(self, batch_size: int) -> Tensor:
-        """Which latents are dead, booleans [d_sae]."""
-        return self.silent_examples >= self.dead_after_examples(batch_size)
+        """Which latents are dead, booleans [d_sae]; retired ones are not meant to live."""
+        silent = self.silent_examples >= self.dead_after_examples(batch_size)
+        return silent & ~self.retirement.retired
 
     def step(self, batch: Tensor | Batch) -> dict[str, Tensor]:
         """Take one full training step.
@@ -139,10 +144,12 @@ class Trainer:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
 
+        self._follow_selection(x)
         coefficients = self.coefficients()
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            result = self._engine(self.sae, x, target, coefficients, self.dead(len(x)))
+            watched = self.retirement.watches(self.fraction)
+            result = self._engine(self.sae, x, target, coefficients, self.dead(len(x)), watched)
 
         unit_norm = self.sae.config.decoder_norm == "unit"
         if unit_norm:
@@ -151,12 +158,24 @@ class Trainer:
         self.optimizer.step()
         if unit_norm:
             self._normalise_decoder()
+        if result.contributions is not None:
+            self.retirement.observe(result.contributions)
+        self.retirement.retire(self.sae, self.optimizer, (self.step_number + 1) / self.n_steps)
         logged = self._finish_step(result, len(x)) | {"grad_norm": grad_norm.detach()}
         if self._resamples_now():
             logged["resampled"] = self._resample(x, target)
         for name in self.sae.config.objective.sparsity:
             logged["sparsity_coefficient"] = torch.as_tensor(coefficients[name])
         return logged
+
+    @torch.no_grad()
+    def _follow_selection(self, x: Tensor) -> None:
+        """Begin with TopK where the architecture does, and end that when its time has come."""
+        rule = self.sae.config.selection
+        begins = rule.begins_as_topk and self.fraction < self.config.selection_warmup_fraction
+        if self.sae.selects_topk and not begins:
+            rule.fit(self.sae, self.sae.pre_activations(x))
+        self.sae.selects_topk = begins
 
     def _clip(self) -> Tensor:
         parameters = list(self.sae.parameters())
@@ -178,7 +197,8 @@ class Trainer:
     def _finish_step(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
         self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
         self.sae.config.selection.constrain(self.sae)
-        self.sae.config.selection.observe(self.sae, result.smallest_active)
+        if not self.sae.selects_topk:
+            self.sae.config.selection.observe(self.sae, result.smallest_active)
         self.sparsity.observe(result.l0, self.fraction)
         self.step_number += 1
         return result.losses | {
@@ -217,6 +237,7 @@ class Trainer:
             "silent_examples": self.silent_examples,
             "schedule": self.schedule.state_dict(),
             "sparsity": self.sparsity.state_dict(),
+            "retirement": self.retirement.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -232,7 +253,13 @@ class Trainer:
         self.silent_examples.copy_(state["silent_examples"])
         self.schedule.load_state_dict(state["schedule"])
         self.sparsity.load_state_dict(state["sparsity"])
+        self.retirement.load_state_dict(state["retirement"])
         self.step_number = state["step_number"]
+        # What the step before this one did; the coming one decides whether that ends.
+        self.sae.selects_topk = (
+            self.sae.config.selection.begins_as_topk
+            and (self.step_number - 1) / self.n_steps < self.config.selection_warmup_fraction
+        )
 
 
 def resolve_device(name: str) -> torch.device:

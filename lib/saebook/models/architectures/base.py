@@ -25,6 +25,8 @@ class Architecture:
     decoder_init_norm: float = 1.0
     # Whether latents are scaled from the first rows so that they reconstruct at the right size.
     fits_scale: bool = True
+    # Whether training may begin with the k largest latents of each example instead.
+    begins_as_topk: bool = False
     # Whether only latents above zero count as active.
     positive_only: bool = False
 
@@ -34,7 +36,7 @@ class Architecture:
         return self.sparsity_choices[0] if self.sparsity_choices else None
 
     def default_coefficient(self, sparsity: str, d_in: int) -> float:
-        """Sparsity coefficient where none is given: λ of Scaling Monosemanticity at d_in."""
+        """Sparsity coefficient where none is given, and where a controller begins."""
         from saebook.models.resolving import l1_coefficient
 
         del sparsity

@@ -26,12 +26,13 @@ class JumpReLU(Architecture):
     than ε / 2; to h it is that of the identity where active.
     """
 
+    begins_as_topk = True
     sparsity_choices = ("l0_quadratic", "l0_step", "tanh", "l1", "l1_decoder_norm")
 
     def default_coefficient(self, sparsity: str, d_in: int) -> float:
         """L0 coefficients scale with d_in, since the squared error does."""
         if sparsity == "l0_quadratic":
-            return 0.1 * d_in
+            return float(d_in)
         if sparsity == "l0_step":
             return 0.01 * d_in
         return super().default_coefficient(sparsity, d_in)

@@ -9,6 +9,7 @@ from saebook.losses import mse
 from saebook.models import SAE
 from saebook.training.auxiliary import AUXILIARY
 from saebook.training.engines.result import StepResult
+from saebook.training.retirement import contributions
 
 
 def dense(
@@ -17,6 +18,7 @@ def dense(
     target: Tensor | None,
     coefficients: dict[str, float | Tensor],
     dead: Tensor,
+    measure_contributions: bool = False,
 ) -> StepResult:
     """Backpropagate ``Σ cᵢ · termᵢ`` of one batch.
 
@@ -32,6 +34,8 @@ def dense(
         Weight of every term of the objective.
     dead
         Booleans [d_sae], for the auxiliary terms.
+    measure_contributions
+        Also measure how much each latent lowers the error.
     """
     forward = sae.pass_through(x, target)
     terms = sae.losses(forward)
@@ -51,6 +55,7 @@ def dense(
             squared_errors=(forward.target_scaled - forward.reconstruction_scaled)
             .square()
             .sum(dim=-1),
+            contributions=contributions(sae, forward) if measure_contributions else None,
         )
 
 

@@ -24,6 +24,9 @@ class StepResult:
         0-d: active latents per example.
     squared_error
         0-d: mean summed squared error, in scaled units.
+    contributions
+        [3, d_sae], as :func:`saebook.training.retirement.contributions` sums them; None unless
+        they were asked for.
     squared_errors
         [batch]: summed squared error of each example, in scaled units.
     """
@@ -34,3 +37,4 @@ class StepResult:
     l0: Tensor
     squared_error: Tensor
     squared_errors: Tensor
+    contributions: Tensor | None = None
