@@ -9,7 +9,7 @@ from saebook.training.doctor.evidence import Evidence
 from saebook.training.doctor.finding import Finding
 
 SILENT = 0.05  # active latents per example, at most; with a target, also this share of it
-MANY_DEAD = 0.5
+MANY_DEAD, MOST_DEAD = 0.5, 0.75
 DEAD_AT_A_HIGH_RATE = 0.25
 HIGH_RELATIVE_STEP = 0.05
 
@@ -71,7 +71,7 @@ def dead(evidence: Evidence) -> Finding | None:
         remedy = f"lower learning_rate to about {lower:.1g} first, then look at d_sae"
     return Finding(
         "dead",
-        "warning",
+        "warning" if fast or min(known) > MOST_DEAD else "note",
         f"{min(known):.0%} of latents never fire{over} (during training: "
         f"{evidence.first('dead'):.0%} at first, {evidence.late('dead'):.0%} late)",
         cause,

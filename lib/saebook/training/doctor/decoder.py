@@ -17,7 +17,7 @@ SHRUNK = 0.5
 SHRUNK_WEIGHTED = 0.1
 WEIGHTED = ("l1_decoder_norm", "l1_gate", "tanh")
 TWIN_COSINE = 0.9
-MANY_TWINS = 0.25
+SOME_TWINS, MANY_TWINS = 0.25, 0.6
 MOST_COMPARED = 4096
 
 
@@ -97,11 +97,11 @@ def duplicates(evidence: Evidence) -> Finding | None:
         active = rows.density.topk(MOST_COMPARED).indices
     chosen = active.to(sae.W_dec.device)
     n, closest = twins(sae.directions[chosen], sae.encoder_rows[chosen])
-    if not len(active) or not n > MANY_TWINS * len(active):
+    if not len(active) or not n > SOME_TWINS * len(active):
         return None
     return Finding(
         "duplicates",
-        "warning",
+        "warning" if n > MANY_TWINS * len(active) else "note",
         f"{n} of {len(active)} active latents have a twin with a cosine above {TWIN_COSINE} in "
         f"encoder and decoder alike (closest {closest:.3f})",
         "the dictionary is wider than the data need, or latents began as copies",

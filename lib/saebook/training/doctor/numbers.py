@@ -84,22 +84,22 @@ def describe_bad_batch(rows: Tensor, stream: BatchStream, step: int) -> str:
         Whose batch to look at, from 1.
     """
     batch = batch_rows(stream, step).to(rows.device)
-    sample = rows[:: -(-len(rows) // 10_000)]
-    median = float(sample.flatten(1).double().norm(dim=1).median())
-    norms = rows[batch].flatten(1).double().norm(dim=1)
-    largest, worst = float(norms.max()), int(batch[norms.argmax()])
-    shown = ", ".join(map(str, batch[:SHOWN_ROWS].tolist()))
-    shown += ", …" * (len(batch) > SHOWN_ROWS)
+    norms = torch.cat([part.flatten(1).double().norm(dim=1) for part in rows.split(65_536)])
+    median = float(norms.median())
+    shown = ", ".join(map(str, batch[:SHOWN_ROWS].tolist())) + ", …" * (len(batch) > SHOWN_ROWS)
     named = f"Its batch is training rows {shown} ({len(batch)} of {len(rows):,})"
-    times = largest / median if median > 0 else math.inf
-    if largest > 0 and times > STANDS_OUT:
-        return (
-            f"{named}; row {worst} has a norm of {largest:.3g}, {times:.2g} times the median. Look "
-            "at that row, and leave it out or scale per example"
-        )
+    look = "Look at that row, and leave it out or scale per example"
+    for among, where in ((batch, "row"), (torch.arange(len(rows)), "not of it, but training row")):
+        worst = int(among[norms[among].argmax()])
+        largest = float(norms[worst])
+        if largest > STANDS_OUT * median:
+            times = (
+                f"{largest / median:.2g} times the median" if median > 0 else "all others' are 0"
+            )
+            return f"{named}; {where} {worst} has a norm of {largest:.3g}, {times}. {look}"
     return (
-        f"{named}; none stands out (the largest norm is {times:.2g} times the median), so the "
-        "weights diverged. Lower the learning rate, or set clip_norm"
+        f"{named}; no row stands out (the largest norm of all is {float(norms.max()):.3g}, the "
+        f"median {median:.3g}), so the weights diverged. Lower the learning rate, or set clip_norm"
     )
 
 

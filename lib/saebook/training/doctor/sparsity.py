@@ -8,7 +8,7 @@ from saebook.training.doctor.evidence import Evidence
 from saebook.training.doctor.finding import Finding
 
 L0_TOLERANCE = 0.2
-FAR_FROM_TARGET = 1.5  # either way
+FAR_FROM_TARGET = 1.75  # either way
 ALWAYS_ON = 0.5
 MANY_DENSE = 0.1
 DENSE_SHARE_OF_L0 = 0.5
