@@ -156,13 +156,17 @@ print(
 # The encoder turns a bin's counts into latents, all but about `k` of them zero; the decoder adds up
 # one direction over units for each active latent. The bar shows three numbers to watch: **FVU**,
 # the fraction of variance unexplained (0 is perfect, 1 is what the mean scores); **L0**, how many
-# latents are active per bin; and how many are **dead**, never active at all.
+# latents are active per bin; and how many are **dead**, silent for long. The loss is the squared
+# error, which is what FVU counts; chapter 40 sets other losses beside it. Late in the run, latents
+# that explain next to nothing are *retired*: taken out, so that fewer are left to look at.
 
 # %%
 k_used = min(k, d_sae, max(1, store.d_in // 4))
 if k_used < k:
     print(f"k lowered from {k} to {k_used}: with {store.d_in} units, {k} latents could copy them")
-config = SAEConfig(d_in=store.d_in, d_sae=d_sae, architecture="batchtopk", k=k_used)
+config = SAEConfig(
+    d_in=store.d_in, d_sae=d_sae, architecture="batchtopk", k=k_used, reconstruction="mse"
+)
 settings = TrainConfig(n_steps=n_steps, batch_size=batch_size, learning_rate=learning_rate)
 run = fit(config, store, settings, seed=seed)
 sae = run.sae.cpu()

@@ -55,6 +55,7 @@ from saebook.notebook import open_chapter
 chapter = open_chapter("20_first_sae", globals())
 
 # %%
+import dataclasses
 import math
 import shutil
 
@@ -134,7 +135,9 @@ print(f"{active_units:.1f} of {store.d_in} units spike in a bin, on average")
 # `batchtopk`, used here, keeps the $k \cdot B$ largest of a batch of $B$ bins, so that a rich bin may
 # use more than an empty one; after training, one threshold decides instead, and a bin's latents no
 # longer depend on its company. Both TopK rules need no $\lambda$; they add **AuxK**, which lets dead
-# latents reconstruct what the living ones missed, and is zero while none is dead.
+# latents reconstruct what the living ones missed, and is zero while none is dead. For the first half
+# of a run `batchtopk` selects like `topk`, so that every bin teaches the dictionary alike; three
+# quarters into it, latents that lower the error by next to nothing are *retired* for good.
 
 # %%
 d_sae_used = min(d_sae, max(8, min(4 * store.d_in, len(x_train) // 10)))
@@ -146,7 +149,13 @@ if d_sae_used < d_sae:
 k_used = min(k, d_sae_used, max(1, int(active_units / 2)))
 if k_used < k:
     print(f"k lowered from {k} to {k_used}: half as many latents as units that spike in a bin")
-config = SAEConfig(d_in=store.d_in, d_sae=d_sae_used, architecture="batchtopk", k=k_used)
+config = SAEConfig(
+    d_in=store.d_in,
+    d_sae=d_sae_used,
+    architecture="batchtopk",
+    k=k_used,
+    reconstruction="mse",  # the loss in the formula, and in FVU; on counts lmse is the default
+)
 train = TrainConfig(
     n_steps=n_steps, batch_size=batch_size, learning_rate=learning_rate, device=chapter.device
 )
@@ -247,12 +256,12 @@ _ = save_sae(sae, chapter.path / "model")
 #
 # * **FVU** falls fast, then slowly, and does not jump. Validation follows the training batches at
 #   some distance; a gap that widens is overfitting, or a recording that drifts.
-# * **L0** sits at `k` from the first step: BatchTopK cannot do otherwise on training batches. On
-#   validation rows the threshold decides. During the run it is a moving average over about a hundred
-#   steps that lags behind, which costs validation L0 and FVU early on; after the run it is set on the
-#   training rows, and what still differs says how alike the splits are.
-# * **Dead latents** stay few, or come back. Most of them dead: too high a learning rate, or more
-#   latents than the data can feed.
+# * **L0** sits at `k` from the first step: neither rule can do otherwise on training batches. On
+#   validation rows, from the second half on, the threshold decides. During the run it is a moving
+#   average over about a hundred steps that lags behind; after the run it is set on the training rows,
+#   and what still differs says how alike the splits are.
+# * **Dead latents** stay few, or come back; retired ones no longer count. Most of them dead: too high
+#   a learning rate, or more latents than the data can feed.
 # * The **gradient** shrinks or settles. If it grows, the run is about to go wrong.
 # * The **learning rate** ends near zero: the last steps average over batches instead of chasing them.
 # * FVU 1, the dashed line, is what the mean of the data scores.
@@ -404,7 +413,7 @@ short = TrainConfig(
 )
 jobs = [(k, s) for k in sparsities(active_units, d_sae_used) for s in range(sweep_seeds)]
 for k_swept, s in tqdm(jobs, desc="sweep over k", unit="run"):
-    swept = SAEConfig(d_in=store.d_in, d_sae=d_sae_used, architecture="batchtopk", k=k_swept)
+    swept = dataclasses.replace(config, k=k_swept)
     trained = fit(swept, store, short, seed=seed + s, progress=False).sae.cpu()
     scores = evaluate(trained, store)
     shuffled = shuffle_control(trained, store, seeds=[s])
@@ -547,6 +556,8 @@ if planted:
 # * **default**: warm-up 10 %, hold, cosine from 50 %; L1 ramped up over 5 %;
 # * **constant**: the same peak rate throughout, no ramp. Phases that belong to the SAE must stay;
 # * **late**: warm-up 30 %, cosine from 80 %, ramp 15 %. Phases made by the schedule must move.
+#
+# None of these runs begins with TopK or retires latents: both would put a border of their own there.
 
 # %%
 SCHEDULES = {
@@ -583,13 +594,21 @@ histories = {}
 jobs = [(m, s, n) for m in MODELS for s in SCHEDULES for n in range(n_seeds)]
 for model, schedule, s in tqdm(jobs, desc="phases", unit="run"):
     watched = fit(
-        SAEConfig(d_in=store.d_in, d_sae=d_sae_used, architecture=model, **MODELS[model]),
+        SAEConfig(
+            d_in=store.d_in,
+            d_sae=d_sae_used,
+            architecture=model,
+            reconstruction="mse",
+            **MODELS[model],
+        ),
         store,
         TrainConfig(
             n_steps=phase_steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
             n_logs=phase_steps,
+            selection_warmup_fraction=0.0,
+            retire_at=None,
             device=chapter.device,
             **SCHEDULES[schedule],
         ),

@@ -73,7 +73,7 @@ class SAE(nn.Module):
         super().__init__()
         config = config.for_data(counts=False)
         self.config = config
-        # Set by a trainer, for the first part of a run; of no effect in eval mode.
+        # Set by a trainer, for the first part of a run, and cleared when it ends.
         self.selects_topk = False
         self.seed = seed
         generator = torch.Generator().manual_seed(seed)
@@ -124,8 +124,7 @@ class SAE(nn.Module):
     @property
     def selection(self) -> Architecture:
         """The rule in force: that of the architecture, or topk while training begins with it."""
-        begins = self.selects_topk and self.training
-        return ARCHITECTURES["topk"] if begins else self.config.selection
+        return ARCHITECTURES["topk"] if self.selects_topk else self.config.selection
 
     @property
     def retired(self) -> Tensor:

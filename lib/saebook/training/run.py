@@ -106,6 +106,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def settle(sae: SAE, x: Tensor, rows: int = 100_000) -> None:
     """Settle what waits for the end of training on training examples x, and enter eval mode."""
     x = x[:: -(-len(x) // rows)].to(sae.W_dec.device, sae.W_dec.dtype)
+    sae.selects_topk = False
     sae.config.selection.finish(sae, x)
     sae.eval()
     every = max(1, len(x) * sae.config.d_sae // SETTLE_ENTRIES)

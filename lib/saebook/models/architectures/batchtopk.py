@@ -86,6 +86,7 @@ def calibrate_threshold(sae: SAE, x: Tensor) -> float:
         The threshold of the whole dictionary: midway between the last pre-activation kept and
         the first dropped.
     """
+    sae.selects_topk = False
     rows = max(1, CALIBRATION_ENTRIES // sae.config.d_sae)
     x = x[:: -(-len(x) // rows)]
     positive = sae.pre_activations(x).relu()
