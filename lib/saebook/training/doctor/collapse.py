@@ -53,11 +53,12 @@ def _cause_of_silence(evidence: Evidence, in_training: bool) -> str:
 
 def dead(evidence: Evidence) -> Finding | None:
     """Find dictionaries that lost many latents, the sooner where the learning rate is high."""
+    fast = evidence.relative_step > HIGH_RELATIVE_STEP
     shares = [evidence.card.get("dead_fraction"), evidence.late("dead")]
     if evidence.training is not None:
-        shares = [evidence.dead_share]
+        # Whatever a high rate killed is retired in the end.
+        shares = [evidence.silent_share if fast else evidence.dead_share]
     known = [share for share in shares if share is not None and not math.isnan(share)]
-    fast = evidence.relative_step > HIGH_RELATIVE_STEP
     limit = DEAD_AT_A_HIGH_RATE if fast else MANY_DEAD
     if not known or not min(known) > limit or silent(evidence) is not None:
         return None

@@ -89,15 +89,19 @@ class Evidence:
         return float(self.sae.target_variance) if self.sae is not None else math.nan
 
     @property
-    def dead_share(self) -> float:
-        """Share of latents silent on the training rows, retired ones aside; NaN without rows."""
+    def silent_share(self) -> float:
+        """Share of latents silent on the training rows, retired ones among them."""
         if self.training is None:
             return math.nan
-        silent = self.training.density == 0
+        return float((self.training.density == 0).double().mean())
+
+    @property
+    def dead_share(self) -> float:
+        """Share of latents silent on the training rows, retired ones aside."""
         retired = getattr(self.sae, "retired", None)
-        if retired is None:
-            return float(silent.double().mean())
-        return float(silent[~retired.cpu()].double().mean())
+        if self.training is None or retired is None or bool(retired.all()):
+            return self.silent_share
+        return float((self.training.density[~retired.cpu()] == 0).double().mean())
 
     @property
     def relative_step(self) -> float:
