@@ -9,6 +9,7 @@ from saebook.evaluation.controls import (
     shuffle_control,
     shuffle_units,
 )
+from saebook.evaluation.fields import FieldRecovery, recover_fields
 from saebook.evaluation.random_dictionary import (
     RandomDictionary,
     RandomDictionaryControl,
@@ -34,6 +35,7 @@ from saebook.metrics import ScoreCard
 
 __all__ = [
     "ActivityRecovery",
+    "FieldRecovery",
     "PCAControl",
     "RandomDictionary",
     "RandomDictionaryControl",
@@ -51,6 +53,7 @@ __all__ = [
     "raw_unit_control",
     "recover_activity",
     "recover_features",
+    "recover_fields",
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
