@@ -673,7 +673,10 @@ levels.groupby("model", sort=False).mean(numeric_only=True).drop(columns="seed")
 figure = plot_contestants(
     levels,
     {f"FVU, first {n}": f"FVU\nfirst {n}" for n in PREFIXES}
-    | {f"recall, {kind}": f"recall\n{kind}" for kind in LEVELS}
+    | {
+        f"recall, {kind}": f"recall of\n{kind.replace('grandchildren', 'grandch.')}"
+        for kind in LEVELS
+    }
     | {"absorption": "absorp-\ntion"},
     title="Nested features: error of each size, recall of each level, absorption",
 )
@@ -1032,7 +1035,8 @@ laws = {
     label: fit_law(above_noise.loc[chosen, column], above_noise.loc[chosen, "error"])
     for label, (column, chosen) in AXES.items()
 }
-figure = plot_power_laws(laws, y_label="FVU above the noise")
+drawn = {label: law for label, law in laws.items() if len(np.unique(law["x"])) > 1}
+figure = plot_power_laws(drawn or laws, y_label="FVU above the noise")
 chapter.save_figure(figure, "scaling_laws")
 figure
 

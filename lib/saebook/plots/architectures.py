@@ -105,13 +105,14 @@ def _score_axis(panel: Axes, values: np.ndarray, wanted: float | None, n_ticks: 
         return
     if known.min() > 0 and known.max() > WIDE_RANGE * known.min() and known.max() > 2:
         panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(numticks=4))
+        narrow = known.max() < 100 * known.min()
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow else (1.0,), numticks=4))
         panel.xaxis.set_major_formatter(ScalarFormatter())
         panel.xaxis.set_minor_locator(NullLocator())
         return
     low, high = min(0.0, float(known.min())), max(float(known.max()), 1e-3)
-    # A share close to 0 for every model is drawn as such.
-    high = max(high, 0.1)
+    # A score close to 0 for every model is drawn as such.
+    high = max(high, 0.02)
     room = 0.07 * (high - low)
     panel.set_xlim(low - room, high + room)
     panel.xaxis.set_major_locator(MaxNLocator(n_ticks))
