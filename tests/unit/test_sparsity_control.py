@@ -234,6 +234,19 @@ def test_early_checkpoints_are_kept_ready_for_use(changes, tmp_path):
     assert l0 > 0
 
 
+def test_a_checkpoint_kept_while_topk_selects_has_thresholds_for_its_target(tmp_path):
+    """Those of a JumpReLU were still where they had been before the first step."""
+    x = sparse_mixture(256)
+    config = SAEConfig(d_in=16, d_sae=48, architecture="jumprelu", target_l0=4.0)
+    settings = train(
+        n_steps=80, batch_size=64, keep_checkpoints=[0.4], selection_warmup_fraction=0.5
+    )
+    fit(config, x, settings, out=tmp_path / "run", progress=False)
+    kept = load_sae(tmp_path / "run" / "checkpoints" / "32")
+    l0 = (kept.encode(x) > 0).sum(dim=1).float().mean()
+    assert float(l0) == pytest.approx(4.0, rel=0.05)
+
+
 def test_keeping_checkpoints_changes_no_number_of_the_run(tmp_path):
     x = sparse_mixture(256)
     config = SAEConfig(d_in=16, d_sae=48)

@@ -106,7 +106,11 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def settle(sae: SAE, x: Tensor, rows: int = 100_000) -> None:
     """Settle what waits for the end of training on training examples x, and enter eval mode."""
     x = x[:: -(-len(x) // rows)].to(sae.W_dec.device, sae.W_dec.dtype)
-    sae.selects_topk = False
+    if sae.selects_topk:
+        # The architecture's own rule has not been in force: it begins where topk left off.
+        few = x[:: max(1, len(x) * sae.config.d_sae // SETTLE_ENTRIES)]
+        sae.config.selection.fit(sae, sae.pre_activations(few))
+        sae.selects_topk = False
     sae.config.selection.finish(sae, x)
     sae.eval()
     every = max(1, len(x) * sae.config.d_sae // SETTLE_ENTRIES)
