@@ -4,8 +4,8 @@
     python tests/benchmarks/score_doctor.py --out reports/results/doctor.json
 
 Runs with even seeds are for setting the detectors' thresholds, runs with odd seeds for scoring.
-A faulty run counts where its fault had an effect on rows that the doctor never sees; the others
-are reported apart. A sound run is a false alarm when any error or warning is found in it; notes
+A faulty run counts where its fault had an effect, and a sound one where it reached its L0 without
+dense latents and beats the mean, on rows that the doctor never sees; the others are reported apart. A sound run is a false alarm when any error or warning is found in it; notes
 are no alarms, and don't count towards recall either.
 
 To try thresholds without training again, keep the evidence of a half and reuse it::
@@ -91,7 +91,8 @@ def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
         recall[fault] = {"found": len(found), "of": len(taken)}
         for outcome in taken:
             others[fault].update(outcome["findings"])
-    sound = [o for o in outcomes if o["fault"] == "healthy"]
+    meant = [o for o in outcomes if o["fault"] == "healthy"]
+    sound = [o for o in meant if o["taken"]]
     alarms = [o for o in sound if o["findings"]]
     return {
         "faulty_runs": sum(r["of"] for r in recall.values()),
@@ -105,6 +106,7 @@ def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
         "false_alarm_rate": len(alarms) / len(sound) if sound else None,
         "false_alarms_by_finding": Counter(name for o in alarms for name in o["findings"]),
         "findings_by_fault": {fault: dict(counter) for fault, counter in others.items()},
+        "meant_to_be_healthy_and_not": [_short(o) for o in meant if not o["taken"]],
         "missed": [_short(o) for o in missed],
         "alarmed": [_short(o) for o in alarms],
     }
@@ -125,8 +127,9 @@ def show(name: str, result: dict[str, Any]) -> None:
         print(f"  {fault:<24}{share}  {counted['found']:>3} of {counted['of']}{note}")
     if result["healthy_runs"]:
         print(f"  false alarms: {result['false_alarms']} ({result['false_alarm_rate']:.1%})")
-    for line in (*result["missed"], *result["alarmed"]):
-        print(f"    {line}")
+    for what in ("missed", "alarmed", "meant_to_be_healthy_and_not"):
+        for line in result[what]:
+            print(f"    {what.replace('_', ' ')}: {line}")
 
 
 def main() -> None:
