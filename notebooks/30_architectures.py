@@ -923,7 +923,8 @@ chapter.save_figure(figure, "change_log")
 figure
 
 # %% [markdown]
-# The main effect of each switch: the mean over all settings of the other two, paired over seeds.
+# The main effect of each switch: the mean over all settings of the other two, paired over seeds. Runs that
+# missed their L0 (hollow) are in it: on inputs off scale, missing it is part of the effect.
 
 
 # %%
@@ -1238,8 +1239,7 @@ print("laws:", *(f"{label}: {verdict}" for label, verdict in law_verdicts.items(
 # **For a recording.** Begin with `batchtopk` or `topk`: their L0 is a number that you set, which every
 # penalised model has to be steered to, and a comparison that is not at equal L0 is none. Choose between
 # models by what the spikes don't give away, held-out units first, and by whether another seed finds
-# the same; the differences between architectures are usually smaller than those between any of them and
-# a wrong k. Take a nested dictionary where broad and narrow features are expected, and read the price in
+# the same; and if raw units or PCA say more about held-out units than any SAE does, say so. Take a nested dictionary where broad and narrow features are expected, and read the price in
 # the table above. Take windows, or an mlp decoder, only where your own held-out score asks for them.
 #
 # **For a comparison of architectures.** Matched here: data, width, steps, batch, optimiser, learning rate,

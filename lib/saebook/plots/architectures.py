@@ -66,7 +66,7 @@ def plot_contestants(
     height = 0.75 + 0.2 * len(models) + (0.25 if title else 0.0)
     figure, axes = panels(1, len(scores), height=height, sharey=True)
     matched = runs["matched"].to_numpy(bool) if "matched" in runs else np.ones(len(runs), bool)
-    place = runs["model"].map({model: n for n, model in enumerate(models)}).to_numpy(float)
+    place = np.array([models.index(model) for model in runs["model"]], float)
     is_control = runs["model"].isin(controls).to_numpy()
     for panel, (score, name) in zip(axes, scores.items(), strict=True):
         values = runs[score].to_numpy(float)
@@ -162,19 +162,21 @@ def plot_against_size(
     handles = {}
     for panel, (score, label) in zip(axes, scores.items(), strict=True):
         for color, (model, part) in zip(COLORS, runs.groupby("model", sort=False), strict=False):
-            mean = part.groupby(size)[score].mean()
+            x, y = part[size].to_numpy(float), part[score].to_numpy(float)
+            sizes = np.unique(x)
+            means = [y[x == one].mean() for one in sizes]
             (handles[str(model)],) = panel.plot(
-                mean.index, mean.to_numpy(), "-", color=PALETTE[color], linewidth=1.3
+                sizes, means, "-", color=PALETTE[color], linewidth=1.3
             )
-            panel.plot(part[size], part[score], "o", color=PALETTE[color], markersize=3)
+            panel.plot(x, y, "o", color=PALETTE[color], markersize=3)
         _size_axis(panel, sorted(runs[size].unique()))
         top = float(np.nanmax(runs[score].to_numpy(float)))
         panel.set_ylim(-0.03 * max(top, 0.1), 1.08 * max(top, 0.1))
-        for x, name in (marked or {}).items():
-            panel.axvline(x, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        for place, name in (marked or {}).items():
+            panel.axvline(place, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
             if panel is axes[0]:
                 panel.annotate(
-                    name, (x, 0.98), xycoords=panel.get_xaxis_transform(), xytext=(2, 0),
+                    name, (place, 0.98), xycoords=panel.get_xaxis_transform(), xytext=(2, 0),
                     textcoords="offset points", rotation=90, ha="left", va="top", fontsize=7.5,
                     color="#666666",
                 )  # fmt: skip
