@@ -171,7 +171,7 @@ class TrainConfig:
     selection_warmup_fraction: float = 0.5
     retire_at: float | None = 0.75
     retire_window: float = 0.1
-    controller_rate: float = 0.01
+    controller_rate: float = 0.02
     dead_after_firings: float = 20.0
     resample_every: float | None = None
     resample_until: float = 0.5
