@@ -28,7 +28,8 @@
 # **What it needs.** Nothing: counts with known rates are simulated, and a session with known truth. With
 # `recording_path` set, the last experiment runs on that recording instead.
 #
-# **How long.** TIMES
+# **How long.** On one CPU core beside other work, about a minute of CPU time at `smoke` and about six at
+# `laptop`; a quiet core takes less. `gpu` settings have not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file for the last experiment; empty: the simulated session
@@ -366,11 +367,13 @@ def judge(sae, data, on="test"):
     latents = {name: sae.encode(x) for name, x in data.x.items()}
     rates = sae.decode(latents["test"])
     mean = data.x["train"].mean(dim=0)
-    rows = judge_directions(decoder_directions(sae), data)
+    effects = effect_directions(sae, data.x["train"])
+    # The rows of the same latents: one that never fires has no effect, but a row.
+    rows = decoder_directions(sae) * (effects.norm(dim=1, keepdim=True) > 0)
     return {
         "l0": float((latents["test"] > 0).sum(dim=1).float().mean()),
-        **judge_directions(effect_directions(sae, data.x["train"]), data),
-        "recall_rows": rows["recall"],
+        **judge_directions(effects, data),
+        "recall_rows": judge_directions(rows, data)["recall"],
         **judge_rates(data.rates, rates, mean),
         "held_out": held_out_bits(latents["train"], latents[on], data.held["train"], data.held[on]),
         "own mse": float(mse(data.x["test"], rates)),
@@ -462,27 +465,49 @@ controls = (
 controls[SHOWN].round(3).astype(object).fillna("")
 
 # %% [markdown]
-# Raw units as a "reconstruction" have a spike ratio of one and yet a rate R² far below zero: copying the
-# counts is no estimate of the rates, though every score on the own input would call it perfect.
+# Raw units taken as rates are a perfect reconstruction by every score on the own input. The judges see
+# counts instead of rates: the spike ratio is right, but a slope below 1 says that most of what differs
+# between bins is noise, and the information that an empty bin destroys shows in its share.
 #
 # ## A learning rate for each loss
 #
 # The losses differ in scale and in shape, so one learning rate for all would favour one of them. Each
-# reconstruction loss gets the rate at which its latents predict held-out units best, on validation rows.
+# reconstruction loss gets the rate at which its latents predict held-out units best, on validation rows:
+# one rate where `k` latents are picked (tried with BatchTopK), one under penalties (tried with L1 × norm).
+# What these are is told below.
 
 # %%
 LOSSES = ["mse", "lmse", "pkl"]
-tried = []
-jobs = [(loss, rate) for loss in LOSSES for rate in learning_rates]
-for loss, rate in tqdm(jobs, desc="learning rates", unit="run"):
-    sae = train_one(first, seed, rate, architecture="batchtopk", k=k, reconstruction=loss)
-    tried.append({"loss": loss, "rate": rate, **judge(sae, first, on="validation")})
-tried = pd.DataFrame(tried)
-rate_of = {
-    loss: float(part.loc[part["held_out"].idxmax(), "rate"]) for loss, part in tried.groupby("loss")
+RULES = {
+    "BatchTopK": {"architecture": "batchtopk", "k": k},
+    "TopK": {"architecture": "topk", "k": k},
+    "L1": {"architecture": "relu", "sparsity": "l1", "target_l0": float(k)},
+    "L1 × norm": {"architecture": "relu", "sparsity": "l1_decoder_norm", "target_l0": float(k)},
+    "tanh": {"architecture": "relu", "sparsity": "tanh", "target_l0": float(k)},
 }
-print("chosen:", ", ".join(f"{loss} {rate_of[loss]:g}" for loss in LOSSES))
-tried.pivot_table(index="rate", columns="loss", values="held_out")[LOSSES].round(3)
+
+
+def family(rule):
+    """Rules that pick k latents learn at another rate than penalties."""
+    return "penalty" if "sparsity" in RULES[rule] else "top k"
+
+
+tried = []
+jobs = [(x, rule, r) for x in LOSSES for rule in ("BatchTopK", "L1 × norm") for r in learning_rates]
+if len(learning_rates) == 1:
+    print(f"one learning rate was given, {learning_rates[0]:g}, so there is nothing to choose")
+    jobs = []
+rate_of = {(x, f): learning_rates[0] for x in LOSSES for f in ("top k", "penalty")}
+for loss, rule, rate in tqdm(jobs, desc="learning rates", unit="run", disable=not jobs):
+    sae = train_one(first, seed, rate, reconstruction=loss, **RULES[rule])
+    row = judge(sae, first, on="validation")
+    tried.append({"loss": loss, "family": family(rule), "rate": rate, **row})
+if tried:
+    tried = pd.DataFrame(tried)
+    best_runs = tried.loc[tried.groupby(["loss", "family"])["held_out"].idxmax()]
+    rate_of = best_runs.set_index(["loss", "family"])["rate"].to_dict()
+    display(tried.set_index(["loss", "family", "rate"])[["l0", "held_out"]].round(3))
+print("; ".join(f"{loss} under {kind}: {rate:g}" for (loss, kind), rate in rate_of.items()))
 
 # %% [markdown]
 # ## Reconstruction × sparsity
@@ -496,18 +521,11 @@ tried.pivot_table(index="rate", columns="loss", values="held_out")[LOSSES].round
 # tried below.)
 
 # %%
-RULES = {
-    "BatchTopK": {"architecture": "batchtopk", "k": k},
-    "TopK": {"architecture": "topk", "k": k},
-    "L1": {"architecture": "relu", "sparsity": "l1", "target_l0": float(k)},
-    "L1 × norm": {"architecture": "relu", "sparsity": "l1_decoder_norm", "target_l0": float(k)},
-    "tanh": {"architecture": "relu", "sparsity": "tanh", "target_l0": float(k)},
-}
 scores = []
 kept = {}
 jobs = [(loss, rule, s) for loss in LOSSES for rule in RULES for s in SEEDS]
 for loss, rule, s in tqdm(jobs, desc="reconstruction x sparsity", unit="run"):
-    sae = train_one(known[s], s, rate_of[loss], reconstruction=loss, **RULES[rule])
+    sae = train_one(known[s], s, rate_of[loss, family(rule)], reconstruction=loss, **RULES[rule])
     scores.append({"loss": loss, "rule": rule, "seed": s, **judge(sae, known[s])})
     if rule == "BatchTopK":
         kept[loss, s] = sae
@@ -537,12 +555,15 @@ chapter.save_figure(figure, "reconstruction_by_sparsity")
 figure
 
 # %% [markdown]
-# Small points are seeds, large ones their means, bars 95 % intervals of the mean (from three seeds on).
+# Small points are seeds, large ones their means, bars 95 % intervals of the mean (from three seeds on),
+# thick grey lines the value that is right. Models marked "off target" in the table missed their L0 by more
+# than 15 % and are no comparison at matched sparsity: short runs leave the controller too little time.
 #
 # ### Each loss wins its own
 #
 # The same BatchTopK models, scored by the losses on test spikes that they see. This is the table
-# that must *not* choose the loss:
+# that must *not* choose the loss: a fully trained model wins its own column, whatever it is worth. (One
+# that does not win it has not finished learning, which is the other thing to read here.)
 
 # %%
 own = (
@@ -566,14 +587,16 @@ hidden.columns = ["recall by effect", "recall by decoder row"]
 hidden.xs("BatchTopK", level="rule")
 
 # %% [markdown]
-# With MSE the two are the same by construction, since its output is linear. The output function, not the
-# logarithm, is what LMSE and PKL pay for here: MSE under the same ReLU can be asked, too.
+# With MSE the two are the same by construction, since its output is linear. Is it the loss or the output
+# function that LMSE pays for? MSE can be trained under the same ReLU:
 
 # %%
 outputs = []
 for s in tqdm(SEEDS, desc="MSE under a ReLU output", unit="run"):
     rule = RULES["BatchTopK"]
-    sae = train_one(known[s], s, rate_of["mse"], reconstruction="mse", output="relu", **rule)
+    sae = train_one(
+        known[s], s, rate_of["mse", "top k"], reconstruction="mse", output="relu", **rule
+    )
     outputs.append({"model": "MSE, ReLU output", "seed": s, **judge(sae, known[s])})
 outputs = pd.DataFrame(outputs)
 linear = scores[(scores["rule"] == "BatchTopK") & (scores["loss"] != "pkl")]
@@ -591,7 +614,7 @@ for loss in tqdm(LOSSES, desc="longer runs", unit="run"):
     sae = train_one(
         first,
         seed,
-        rate_of[loss],
+        rate_of[loss, "top k"],
         n_steps=long_factor * n_steps,
         reconstruction=loss,
         **RULES["BatchTopK"],
@@ -616,7 +639,7 @@ jobs = [(m, s) for m in other_counts for s in SEEDS]
 for m, s in tqdm(jobs, desc="firing rates", unit="data set"):
     data = known_counts(m, s)
     for loss in LOSSES:
-        sae = train_one(data, s, rate_of[loss], reconstruction=loss, **RULES["BatchTopK"])
+        sae = train_one(data, s, rate_of[loss, "top k"], reconstruction=loss, **RULES["BatchTopK"])
         row = {"loss": loss, "seed": s, "mean_count": m, **judge(sae, data)}
         at_rates.append(pd.DataFrame([row])[["loss", "seed", "mean_count", *SHOWN]])
 at_rates = pd.concat(at_rates).sort_values("mean_count", kind="stable")
@@ -648,7 +671,11 @@ taus, response = [], {}
 for tau in TAUS:
     for s in SEEDS:
         settings = {"reconstruction": "lmse", "lmse_tau": tau, **RULES["BatchTopK"]}
-        sae = kept["lmse", s] if tau == 1 else train_one(known[s], s, rate_of["lmse"], **settings)
+        sae = (
+            kept["lmse", s]
+            if tau == 1
+            else train_one(known[s], s, rate_of["lmse", "top k"], **settings)
+        )
         row = judge(sae, known[s])
         with torch.no_grad():
             rates = sae(known[s].x["test"])[0]
@@ -685,8 +712,10 @@ figure
 
 # %% [markdown]
 # Dashed: what the loss asks of a count known exactly. A sparse model stays below it for large counts (it
-# can't follow each spike) and above it for empty bins, but the three curves lie apart as the formula
-# says, and together once the power is taken back. τ is a change of the units of the output: set it to 1.
+# can't follow each spike) and above it for empty bins, but the three curves lie apart in the order and
+# by the orders of magnitude that the formula says, and much closer together once the power is taken back.
+# They need not coincide: a decoder that adds its latents up fits a power of the counts less well. τ is a
+# change of the units of the output, and a bad one: set it to 1.
 #
 # ## Retest: the ε of PKL
 #
@@ -716,7 +745,7 @@ for name, (entry, loss) in ARMS.items():
         else:
             with patch.dict(RECONSTRUCTIONS, {entry: loss}):
                 sae = train_one(
-                    known[s], s, rate_of["pkl"], reconstruction=entry, **RULES["BatchTopK"]
+                    known[s], s, rate_of["pkl", "top k"], reconstruction=entry, **RULES["BatchTopK"]
                 )
         epsilons.append({"PKL": name, "seed": s, **judge(sae, known[s])})
 epsilons = pd.DataFrame(epsilons)
@@ -739,7 +768,9 @@ SHARPNESS = (0.3, 1.0, 3.0)
 sharp = [scores[(scores["rule"] == "tanh") & (scores["loss"] == "mse")].assign(B=1.0)]
 jobs = [(b, s) for b in SHARPNESS if b != 1.0 for s in SEEDS]
 for b, s in tqdm(jobs, desc="B of tanh", unit="run"):
-    sae = train_one(known[s], s, rate_of["mse"], reconstruction="mse", tanh_b=b, **RULES["tanh"])
+    sae = train_one(
+        known[s], s, rate_of["mse", "penalty"], reconstruction="mse", tanh_b=b, **RULES["tanh"]
+    )
     sharp.append(pd.DataFrame([{"B": b, "seed": s, **judge(sae, known[s])}]))
 sharp = pd.concat(sharp)
 sharp.groupby("B")[SHOWN].mean().round(3)
@@ -760,7 +791,7 @@ for coefficient, s in tqdm(jobs, desc="coefficients", unit="run"):
     sae = train_one(
         data,
         s,
-        rate_of["mse"],
+        rate_of["mse", "penalty"],
         architecture="relu",
         sparsity="l1",
         sparsity_coefficient=coefficient,
@@ -892,7 +923,9 @@ for rule, loss, s in tqdm(jobs if enough else [], desc="session", unit="run"):
         x={name: c[:, ~held] for name, c in counts.items()},
         held={name: c[:, held] for name, c in counts.items()},
     )
-    sae = train_one(data, s, rate_of[loss], reconstruction=loss, **SESSION_RULES[rule])
+    sae = train_one(
+        data, s, rate_of[loss, family(rule)], reconstruction=loss, **SESSION_RULES[rule]
+    )
     with torch.no_grad():
         latents = {name: sae.encode(c) for name, c in data.x.items()}
         rates = sae.decode(latents["test"])
@@ -914,6 +947,12 @@ session = pd.DataFrame(session)
 if enough:
     session_means = session.groupby(["rule", "loss"], sort=False).mean().drop(columns="seed")
     display(session_means.round(3))
+    off = [
+        f"{loss} + {rule} ({l0:.1f})"
+        for (rule, loss), l0 in session_means["l0"].items()
+        if rule != "control" and abs(l0 / k_session - 1) > 0.15
+    ]
+    print(f"L0 more than 15 % off {k_session}, so not comparable: {', '.join(off) or 'none'}")
 
 # %%
 SESSION_JUDGES = {
@@ -942,8 +981,9 @@ if enough:
     display(figure)
 
 # %% [markdown]
-# Where the session is a recording, nothing stands above but units that the model did not see. The spike ratio
-# counts reconstructed spikes per spike of the test rows; it shows LMSE's bias even there.
+# Where the session is a recording, nothing judges but units that the model did not see, and the spike ratio,
+# which counts reconstructed spikes per spike of the test rows and needs no truth. Raw units read
+# all of their spikes, a model only its `k` latents: they are a mark, not a rival at the same sparsity.
 #
 # ## The notes' verdicts
 #
@@ -976,18 +1016,18 @@ def against_control(model, control):
     return {j: np.array([pick.loc[(*model, s), j] - level[j] for s in SEEDS]) for j in VOTING}
 
 
-CLAIMS = {
-    "MSE seems to work well (beats a random dictionary)": against_control(
-        ("mse", "BatchTopK"), "random dictionary"
-    ),
-    "MSE seems to work well (beats PCA)": against_control(("mse", "BatchTopK"), "PCA"),
-    "LMSE works a bit better than MSE": paired(("lmse", "BatchTopK"), ("mse", "BatchTopK")),
-    "PKL is worse than MSE": paired(("mse", "BatchTopK"), ("pkl", "BatchTopK")),
-    "PKL is worse than LMSE": paired(("lmse", "BatchTopK"), ("pkl", "BatchTopK")),
-    "L1 × norm a little better than L1": paired(("mse", "L1 × norm"), ("mse", "L1")),
-    "BatchTopK over L1 (their default)": paired(("mse", "BatchTopK"), ("mse", "L1")),
-    "tanh may not be worth it (against L1)": paired(("mse", "L1"), ("mse", "tanh")),
+COMPARED = {
+    "LMSE works a bit better than MSE": (("lmse", "BatchTopK"), ("mse", "BatchTopK")),
+    "PKL is worse than MSE": (("mse", "BatchTopK"), ("pkl", "BatchTopK")),
+    "PKL is worse than LMSE": (("lmse", "BatchTopK"), ("pkl", "BatchTopK")),
+    "L1 × norm a little better than L1": (("mse", "L1 × norm"), ("mse", "L1")),
+    "BatchTopK over L1 (their default)": (("mse", "BatchTopK"), ("mse", "L1")),
+    "tanh may not be worth it (L1 does as well)": (("mse", "L1"), ("mse", "tanh")),
 }
+CLAIMS = {
+    f"MSE seems to work well (beats {control})": against_control(("mse", "BatchTopK"), control)
+    for control in ("random dictionary", "PCA")
+} | {claim: paired(*pair) for claim, pair in COMPARED.items()}
 
 
 def decide(differences):
@@ -1004,25 +1044,26 @@ def decide(differences):
         verdict = "depends on the judge"
     else:
         verdict = "confirmed" if for_it else "overturned" if against_it else "not seen"
-    return f"({verdict}: under three seeds)" if n_seeds < 3 else verdict, shown
+    return verdict, shown
 
 
+missed_by = scores.set_index(["loss", "rule"])["off_target"]
 verdicts = {}
 for claim, differences in CLAIMS.items():
     verdict, shown = decide(differences)
-    verdicts[claim] = verdict
-    print(f"{claim}: {verdict}")
+    unmatched = [pair for pair in COMPARED.get(claim, ()) if missed_by.loc[[pair]].any()]
+    remarks = ["under three seeds"] if n_seeds < 3 else []
+    remarks += [f"L0 of {loss} + {rule} off target" for loss, rule in unmatched]
+    verdicts[claim] = f"({verdict}: {', '.join(remarks)})" if remarks else verdict
+    print(f"{claim}: {verdicts[claim]}")
     print("   ", ", ".join(f"{name} {text}" for name, text in shown.items()))
 
 # %% [markdown]
 # And the claims that are not comparisons:
 
 # %%
-zeros = (
-    "no"
-    if np.isfinite(epsilons.loc[epsilons["PKL"] == "exact", list(JUDGES)].to_numpy()).all()
-    else "yes"
-)
+of_exact = epsilons.loc[epsilons["PKL"] == "exact", list(JUDGES)].to_numpy()
+zeros = "no score is lost" if np.isfinite(of_exact).all() else "some scores are not finite"
 tiny = epsilon_means.loc["ε = 1e-6, ReLU output"]
 exact = epsilon_means.loc["exact"]
 mean_tau = taus.groupby("τ")[OF_TAU].mean()
@@ -1085,7 +1126,7 @@ chapter.save_metrics(
         "facts": facts,
         "total_loss_chooses": chosen["total"],
         "held_out_chooses": chosen["held_out"],
-        "learning_rates": rate_of,
+        "learning_rates": {" + ".join(pair): rate for pair, rate in rate_of.items()},
         "session": {
             f"{loss} + {rule}": row.to_dict() for (rule, loss), row in session_means.iterrows()
         }
