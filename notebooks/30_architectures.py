@@ -126,7 +126,8 @@ if n_seeds < 1 or not widths or not seq_lens:
 # Matched are: the data, $d_{sae}$, steps, batch, optimiser, learning rate, the error (squared error) and
 # the L0 asked for. Under a penalty L0 is an outcome: a controller moves the coefficient until it is
 # met. In runs as short as these that is met late or never from far away, so the controller is given
-# a favour: a start near where trial runs on linear truth ended. Where a run ends more than 25 % off, its point is hollow and it takes no part in a verdict.
+# a favour: a start near where trial runs on linear truth ended. Where a run ends more than 25 % off,
+# its point is hollow and it takes no part in a verdict.
 # *Not* matched are the weights of the mlp decoder (it has more, and gets its own control below), nor
 # what each would gain from settings of its own.
 
