@@ -18,8 +18,14 @@ from saebook.training.run import settle
 def train(arch: str, c: dict, batches, setting: str):
     """Train one SAE at the library's defaults; only a target L0 stands for k where k does not."""
     del setting
-    sparsity = {"target_l0": float(c["k"])} if arch == "jumprelu" else {"k": c["k"]}
-    config = SAEConfig(d_in=c["d_in"], d_sae=c["d_sae"], architecture=arch, **sparsity)
+    has_target = arch == "jumprelu"
+    config = SAEConfig(
+        d_in=c["d_in"],
+        d_sae=c["d_sae"],
+        architecture=arch,
+        k=None if has_target else c["k"],
+        target_l0=float(c["k"]) if has_target else None,
+    )
     sae = SAE(config, seed=int(os.environ.get("BENCH_SEED", "0")))
     rows = batches.data
     sae.fit_inputs(rows[:: -(-len(rows) // 100_000)])

@@ -462,7 +462,7 @@ def test_a_budget_shorter_than_its_warm_up_is_refused():
 def test_resampling_that_could_never_act_is_refused():
     settings = {"resample_every": 0.01, "resample_until": 0.02}
     with pytest.raises(ConfigError, match="none would ever be resampled"):
-        train(n_steps=20, **settings)
+        train(n_steps=20, **settings)  # pyright: ignore[reportArgumentType]
     train(n_steps=20, resample_every=0.25)
 
 

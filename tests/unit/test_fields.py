@@ -33,7 +33,7 @@ def test_latents_that_follow_the_fields_are_found_in_any_order():
     )
     assert found.table["latent"].tolist() == [9, 8]
     assert found.table["unit"].tolist() == [0, 1]
-    assert found.n_recovered == 2 and (found.table["chance"] < 0.8).all()
+    assert found.n_recovered == 2 and found.table["chance"].to_numpy().max() < 0.8
 
 
 def test_noise_recovers_nothing():
@@ -52,7 +52,7 @@ def test_one_latent_serves_one_field_only():
     found = recover_fields(
         latents, units, group, fields, pd.Series({"left": 0, "right": 1}), TRAIN, TEST
     )
-    assert found.table["latent"].nunique() == 2 and found.n_recovered == 0
+    assert len(set(found.table["latent"].tolist())) == 2 and found.n_recovered == 0
 
 
 def test_a_latent_that_holds_on_training_rows_alone_does_not_count():
@@ -62,7 +62,7 @@ def test_a_latent_that_holds_on_training_rows_alone_does_not_count():
     found = recover_fields(
         latents, units, group, fields, pd.Series({"left": 0, "right": 1}), TRAIN, TEST
     )
-    assert (found.table["r_train"] > 0.95).all() and found.n_recovered == 0
+    assert found.table["r_train"].to_numpy().min() > 0.95 and found.n_recovered == 0
 
 
 def test_silent_latents_correlate_with_nothing_and_unvisited_places_are_filled():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from saebook.errors import CheckpointError, ConfigError, DataError
 from saebook.evaluation import evaluate
@@ -249,7 +250,7 @@ def test_leaky_relu_counts_only_positive_latents_everywhere():
 # --- no dense [batch, d_sae, d_in] --------------------------------------------------------
 
 
-class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):
     """Remembers the most elements that any operation's result had."""
 
     def __init__(self):

@@ -33,7 +33,7 @@ def test_points_ticks_and_hollow_runs_of_contestants():
     assert len(drawn) == 4
     hollow = [x for _, face, x in drawn if face == "white"]
     assert hollow == [0.9]
-    means = [line.get_xdata()[0] for line in first.lines if len(line.get_xdata()) == 2]
+    means = [xs[0] for line in first.lines if len(xs := np.asarray(line.get_xdata())) == 2]
     assert pytest.approx(0.3) in means
 
 

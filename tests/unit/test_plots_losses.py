@@ -66,7 +66,7 @@ def test_the_best_coefficient_is_ringed():
         {"coefficient": [1.0, 2.0, 4.0], "total": [1.0, 2, 3], "r": [0.1, 0.3, 0.2]}
     )
     figure = render(plot_against_coefficient(table, {"total": "total ↓", "r": "recall"}))
-    rings = [axes.lines[-1].get_xdata()[0] for axes in figure.axes]
+    rings = [np.asarray(axes.lines[-1].get_xdata())[0] for axes in figure.axes]
     assert rings == [1.0, 2.0]
 
 

@@ -176,7 +176,8 @@ def test_fractional_targets_of_whole_numbers_keep_their_fractions():
     config = SAEConfig(d_in=D_IN, d_sae=24, d_out=4)
     rows, _ = training_examples((counts.to(torch.uint8), target), None, config)
     batch = as_batch(rows, config)
-    assert torch.equal(batch.x, counts.float()) and torch.equal(batch.target, target)
+    assert batch.target is not None and torch.equal(batch.target, target)
+    assert torch.equal(batch.x, counts.float())
 
 
 @pytest.mark.parametrize("target", ["last", "all"])

@@ -115,7 +115,8 @@ def _score_axis(panel: Axes, values: np.ndarray, wanted: float | None, n_ticks: 
     high = max(high, 0.02)
     room = 0.07 * (high - low)
     panel.set_xlim(low - room, high + room)
-    panel.xaxis.set_major_locator(MaxNLocator(n_ticks))
+    # Labels of three decimals are as wide as two others.
+    panel.xaxis.set_major_locator(MaxNLocator(1 if high < 0.05 else n_ticks))
 
 
 @styled
