@@ -124,7 +124,8 @@ def test_auxk_revives_latents_that_never_win():
         sae = SAE(config, seed=0)
         with torch.no_grad():
             sae.encoder_rows[:24] *= 0.02  # positive at times, but never among the largest
-        settings = TrainConfig(n_steps=600, learning_rate=1e-3, device="cpu")
+        # Retired, they would not count as dead any more.
+        settings = TrainConfig(n_steps=600, learning_rate=1e-3, retire_at=None, device="cpu")
         trainer = Trainer(sae, settings)
         for i in range(600):
             losses = trainer.step(sparse_mixture(i))
