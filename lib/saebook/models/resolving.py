@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from saebook.models.config import SAEConfig
 
 # λ of the L1 penalties per √d_in (an L1 coefficient scales with √d_in between input widths):
-# about where controlled runs end, on small known dictionaries (0.75) as on spike counts (0.25).
-# λ = 5 of Scaling Monosemanticity, at widths of several thousand, would be 0.08.
+# controlled runs on a small known dictionary ended near 0.75, and spike counts take less. λ = 5 of
+# Scaling Monosemanticity, at widths of several thousand, would be 0.08.
 L1_PER_ROOT_WIDTH = 0.5
 AUX_COEFFICIENTS = {"auxk": 1 / 32, "ghost": 1.0, "preactivation": 3e-4, "none": 0.0}
 DEFAULT_OUTPUTS = {"lmse": "relu", "pkl": "softplus"}
