@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from saebook.losses.contrastive import info_nce, info_nce_at_chance, same_sequence
 from saebook.losses.conventions import lambda_at_width, lambda_equivalent
 from saebook.losses.dead import auxk, ghost, preactivation
 from saebook.losses.l0 import l0_quadratic, l0_step, step
@@ -26,6 +27,8 @@ __all__ = [
     "RECONSTRUCTIONS",
     "auxk",
     "ghost",
+    "info_nce",
+    "info_nce_at_chance",
     "l0_quadratic",
     "l0_step",
     "l1",
@@ -37,6 +40,7 @@ __all__ = [
     "mse",
     "pkl",
     "preactivation",
+    "same_sequence",
     "step",
     "tanh",
 ]
