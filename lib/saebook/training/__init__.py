@@ -4,6 +4,7 @@ from saebook.training.config import TrainConfig
 from saebook.training.doctor import Diagnosis, Finding, check_budget, diagnose
 from saebook.training.fit import fit
 from saebook.training.run import Run, load_run
+from saebook.training.selecting import select_run
 from saebook.training.trainer import Trainer, resolve_device
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "fit",
     "load_run",
     "resolve_device",
+    "select_run",
 ]
