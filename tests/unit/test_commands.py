@@ -16,7 +16,8 @@ import pytest
 
 from saebook.__main__ import COMMANDS, main
 from saebook.commands import screen as screen_command
-from saebook.commands.pages import inline_html, notebook_page
+from saebook.commands.markup import inline_html
+from saebook.commands.notebook_page import notebook_page
 from saebook.commands.screen import recording_files
 from saebook.commands.site import publish
 from saebook.errors import RecordingError
