@@ -35,7 +35,7 @@ from sae_lens import SAE as LensSAE
 
 from saebook.errors import ConfigError
 from saebook.models import SAE, SAEConfig
-from saebook.models.formats import load_foreign, save_dictionary_learning, save_sae_lens
+from saebook.models.formats import load_foreign, save_foreign
 
 TOLERANCE = 1e-5
 PREFIXES = {"prefixes": (8, 16, D_SAE)}
@@ -109,8 +109,8 @@ def run_saved_dictionary(folder: Path, x: torch.Tensor) -> Outputs:
 
 
 WRITERS = {
-    "sae_lens": (save_sae_lens, run_saved_lens),
-    "dictionary_learning": (save_dictionary_learning, run_saved_dictionary),
+    "sae_lens": run_saved_lens,
+    "dictionary_learning": run_saved_dictionary,
 }
 
 
@@ -132,13 +132,13 @@ def ours_there(folder: Path, refused: Counter) -> dict[str, tuple[float, float]]
     """Our checkpoints, read by them; for every architecture the worst of the scalings."""
     found: dict[str, tuple[float, float]] = {}
     x = recording()[:16]
-    for library, (save, run) in WRITERS.items():
+    for library, run in WRITERS.items():
         for name, settings in VARIANTS.items():
             case = f"{library}: {name}"
             for scaling in SCALINGS:
                 try:
                     sae = random_sae(settings, scaling)
-                    save(sae, folder / "ours")
+                    save_foreign(sae, folder / "ours", library)
                 except ConfigError as error:
                     refused[f"{library}: {error}"] += 1
                     continue

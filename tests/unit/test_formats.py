@@ -23,8 +23,7 @@ from saebook.models.formats import (
     detect_format,
     load_foreign,
     read_foreign,
-    save_dictionary_learning,
-    save_sae_lens,
+    save_foreign,
 )
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "formats"
@@ -501,8 +500,8 @@ def as_dictionary_learning_does(folder: Path, x: torch.Tensor) -> tuple[torch.Te
 
 
 WRITERS = {
-    "sae_lens": (save_sae_lens, as_sae_lens_does),
-    "dictionary_learning": (save_dictionary_learning, as_dictionary_learning_does),
+    "sae_lens": as_sae_lens_does,
+    "dictionary_learning": as_dictionary_learning_does,
 }
 WRITABLE: dict[str, dict[str, Any]] = {
     "relu": {"architecture": "relu"},
@@ -538,19 +537,18 @@ ONLY_SAE_LENS: dict[str, dict[str, Any]] = {
 )
 def test_what_is_written_computes_the_same_there_and_back(library, name, tmp_path):
     sae = make(**(WRITABLE | ONLY_SAE_LENS)[name])
-    save, run_there = WRITERS[library]
     expected = outputs(sae, rows())
-    folder = save(sae, tmp_path / "sae")
+    folder = save_foreign(sae, tmp_path / "sae", library)
     assert detect_format(folder) == library
     assert (expected[0] > 0).any()
-    for found in (run_there(folder, rows()), outputs(load_foreign(folder), rows())):
+    for found in (WRITERS[library](folder, rows()), outputs(load_foreign(folder), rows())):
         assert_same(found[0], expected[0])
         assert_same(found[1], expected[1])
 
 
 def test_layer_norm_stays_a_setting_of_sae_lens(tmp_path):
     sae = make("topk", input_scaling="layer_norm")
-    folder = save_sae_lens(sae, tmp_path / "sae")
+    folder = save_foreign(sae, tmp_path / "sae", "sae_lens")
     assert json.loads((folder / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
     same = outputs(load_foreign(folder), rows())
     assert_same(same[1], outputs(sae, rows())[1])
@@ -559,35 +557,38 @@ def test_layer_norm_stays_a_setting_of_sae_lens(tmp_path):
 def test_a_free_decoder_is_written_so_that_latents_are_not_rescaled(tmp_path):
     for name, kind in (("relu", "AutoEncoderNew"), ("relu-unit", "AutoEncoder")):
         sae = make("relu", decoder_norm="free" if name == "relu" else "unit", input_scaling="none")
-        folder = save_dictionary_learning(sae, tmp_path / name)
+        folder = save_foreign(sae, tmp_path / name, "dictionary_learning")
         trainer = json.loads((folder / "config.json").read_text())["trainer"]
         assert trainer["dict_class"] == kind
 
 
 def test_prefixes_become_groups(tmp_path):
-    folder = save_dictionary_learning(make(**WRITABLE["nested"]), tmp_path / "sae")
+    folder = save_foreign(make(**WRITABLE["nested"]), tmp_path / "sae", "dictionary_learning")
     assert torch.load(folder / "ae.pt")["group_sizes"].tolist() == [5, 15]
     assert load_foreign(folder).config.prefixes == (5, 20)
 
 
 def test_batchtopk_becomes_one_threshold_for_all_latents(tmp_path):
-    folder = save_sae_lens(make(**WRITABLE["batchtopk"]), tmp_path / "sae")
+    folder = save_foreign(make(**WRITABLE["batchtopk"]), tmp_path / "sae", "sae_lens")
     threshold = load_file(folder / "sae_weights.safetensors")["threshold"]
     torch.testing.assert_close(threshold, torch.full((20,), 0.3))
 
 
 def test_the_dtype_is_kept_where_the_library_can(tmp_path):
     sae = make("topk").double()
-    assert load_foreign(save_sae_lens(sae, tmp_path / "a")).W_dec.dtype == torch.float64
+    assert load_foreign(save_foreign(sae, tmp_path / "a", "sae_lens")).W_dec.dtype == torch.float64
     # dictionary_learning computes in float32, whatever it is given.
-    assert load_foreign(save_dictionary_learning(sae, tmp_path / "b")).W_dec.dtype == torch.float32
+    assert (
+        load_foreign(save_foreign(sae, tmp_path / "b", "dictionary_learning")).W_dec.dtype
+        == torch.float32
+    )
 
 
 def test_the_model_that_is_written_stays_as_it_is(tmp_path):
     sae = make("gated", input_scaling="standardize", apply_b_dec_to_input=False)
     before = {name: value.clone() for name, value in sae.state_dict().items()}
-    for library, (save, _) in WRITERS.items():
-        save(sae, tmp_path / library)
+    for library in WRITERS:
+        save_foreign(sae, tmp_path / library, library)
     assert all(torch.equal(value, before[name]) for name, value in sae.state_dict().items())
 
 
@@ -619,7 +620,7 @@ def negative_threshold() -> SAE:
 @pytest.mark.parametrize("library", WRITERS)
 def test_what_a_library_lacks_is_refused_by_name(library, make_it, says, tmp_path):
     with pytest.raises(ConfigError, match=says):
-        WRITERS[library][0](make_it(), tmp_path / "sae")
+        save_foreign(make_it(), tmp_path / "sae", library)
     assert not list(tmp_path.iterdir())
 
 
@@ -628,18 +629,26 @@ def test_a_scaling_that_can_not_fold_is_refused(scaling, tmp_path):
     sae = SAE(SAEConfig(d_in=6, d_sae=20, architecture="relu", input_scaling=scaling))
     sae.fit_inputs(rows().abs())
     with pytest.raises(ConfigError, match=f"input_scaling = '{scaling}'"):
-        save_dictionary_learning(sae, tmp_path / "sae")
+        save_foreign(sae, tmp_path / "sae", "dictionary_learning")
+
+
+def test_a_library_that_is_only_read_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="sparsify: its files are read here, not written"):
+        save_foreign(make("topk"), tmp_path / "sae", "sparsify")
+    with pytest.raises(ConfigError, match="did you mean 'sae_lens'"):
+        save_foreign(make("topk"), tmp_path / "sae", "saelens")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    folder = save_sae_lens(make(**WRITABLE["topk"]), tmp_path / "sae")
+    folder = save_foreign(make(**WRITABLE["topk"]), tmp_path / "sae", "sae_lens")
     (folder / "stray").touch()
     monkeypatch.setattr("saebook.models.formats.sae_lens.save_file", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        save_sae_lens(make(**WRITABLE["relu"]), folder)
+        save_foreign(make(**WRITABLE["relu"]), folder, "sae_lens")
     assert load_foreign(folder).config.architecture == "topk"
     monkeypatch.undo()
-    save_sae_lens(make(**WRITABLE["relu"]), folder)
+    save_foreign(make(**WRITABLE["relu"]), folder, "sae_lens")
     assert load_foreign(folder).config.architecture == "relu"
     assert sorted(file.name for file in tmp_path.rglob("*")) == [
         "cfg.json",

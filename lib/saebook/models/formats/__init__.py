@@ -12,14 +12,18 @@ import torch
 
 from saebook.errors import CheckpointError, ConfigError
 from saebook.models.config import SAEConfig
-from saebook.models.formats.base import ForeignFormat, Settings, Tensors, check_tensors
-from saebook.models.formats.dictionary_learning import (
-    DictionaryLearning,
-    save_dictionary_learning,
+from saebook.models.formats.base import (
+    ForeignFormat,
+    Settings,
+    Tensors,
+    check_tensors,
+    complete_folder,
 )
-from saebook.models.formats.sae_lens import SAELens, save_sae_lens
+from saebook.models.formats.dictionary_learning import DictionaryLearning
+from saebook.models.formats.sae_lens import SAELens
 from saebook.models.formats.sparsify import Sparsify
 from saebook.models.sae import SAE
+from saebook.models.settings import check_choice
 
 FORMATS: dict[str, ForeignFormat] = {
     "sae_lens": SAELens(),
@@ -33,8 +37,7 @@ __all__ = [
     "detect_format",
     "load_foreign",
     "read_foreign",
-    "save_dictionary_learning",
-    "save_sae_lens",
+    "save_foreign",
 ]
 
 
@@ -119,7 +122,7 @@ def load_foreign(path: str | Path, device: str | torch.device = "cpu") -> SAE:
     >>> import tempfile
     >>> sae = SAE(SAEConfig(d_in=4, d_sae=8, architecture="topk", k=2))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     same = load_foreign(save_sae_lens(sae, folder + "/sae"))
+    ...     same = load_foreign(save_foreign(sae, folder + "/sae", "sae_lens"))
     >>> same.config.architecture, same.config.k, same.training
     ('topk', 2, False)
     """
@@ -143,3 +146,47 @@ def load_foreign(path: str | Path, device: str | torch.device = "cpu") -> SAE:
 
 def _shapes_of_parameters(sae: SAE) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in sae.named_parameters()}
+
+
+def save_foreign(sae: SAE, path: str | Path, library: str) -> Path:
+    """Write an SAE as a folder that another library reads.
+
+    Latents and reconstructions stay the same, up to rounding: the input scaling is folded into
+    the weights first, where the library does not apply it itself.
+
+    Parameters
+    ----------
+    sae
+        Of architecture relu, topk, batchtopk, jumprelu or gated; it is not changed.
+    path
+        The folder. One that is there already is replaced, whole.
+    library
+        ``"sae_lens"``, for its ``SAE.load_from_disk``, or ``"dictionary_learning"``, for its
+        ``load_dictionary``.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ConfigError
+        The library has nothing that computes the same: the message names the setting.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> sae = SAE(SAEConfig(d_in=4, d_sae=8, architecture="topk", k=2, reconstruction="mse"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = save_foreign(sae, folder + "/sae", "dictionary_learning")
+    ...     same = load_foreign(written)
+    >>> x = torch.tensor([[1.0, 2.0, 0.0, 3.0]])
+    >>> torch.allclose(same(x)[0], sae(x)[0])
+    True
+    """
+    check_choice("library", library, tuple(FORMATS))
+    path = Path(path)
+    with complete_folder(path) as folder:
+        FORMATS[library].write(sae, folder)
+    return path

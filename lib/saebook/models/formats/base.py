@@ -8,13 +8,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from saebook.errors import CheckpointError
+from saebook.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from saebook.models.sae import SAE
 
 Settings = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -30,6 +33,12 @@ class ForeignFormat:
     def read(self, folder: Path) -> tuple[Settings, Tensors]:
         """Settings of an :class:`~saebook.models.SAEConfig`, and its state dictionary."""
         raise TypeError(f"{type(self).__name__} doesn't say how it reads")
+
+    def write(self, sae: SAE, folder: Path) -> None:
+        """Fill an empty folder with what the library itself can read."""
+        raise ConfigError(
+            f"{self.library}: its files are read here, not written; choose another library"
+        )
 
 
 def read_settings(file: Path) -> Settings:
@@ -52,6 +61,11 @@ def read_settings(file: Path) -> Settings:
     if not isinstance(settings, dict):
         raise CheckpointError(f"{file}: holds a {type(settings).__name__}, not settings by name")
     return settings
+
+
+def write_settings(settings: Settings, file: Path) -> None:
+    """Write settings as JSON."""
+    file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def read_safetensors(file: Path) -> Tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from saebook.models.formats.base import (
     Settings,
     Tensors,
     check_tensors,
-    complete_folder,
     fold_decoder_norm,
     inference_settings,
     read_settings,
     whole_number,
+    write_settings,
 )
 from saebook.models.formats.exporting import move_b_dec, plain_sae
 from saebook.models.sae import SAE
@@ -33,7 +32,8 @@ class DictionaryLearning(ForeignFormat):
 
     That function brings the decoder of an ``AutoEncoder`` to unit norm, so the same is done
     here. ``AutoEncoderNew`` and ``JumpReluAutoEncoder`` don't subtract the decoder's bias from
-    the input; the others do.
+    the input; the others do. For the first reason a relu SAE whose decoder has not unit norm is
+    written as an ``AutoEncoderNew``.
     """
 
     library = "dictionary_learning"
@@ -72,6 +72,22 @@ class DictionaryLearning(ForeignFormat):
         settings = inference_settings(d_in=d_in, d_sae=d_sae, **settings)
         # The library's modules are float32, whatever the file holds.
         return settings, {name: value.float() for name, value in state.items()}
+
+    def write(self, sae: SAE, folder: Path) -> None:
+        """Write relu, topk, batchtopk (with prefixes: Matryoshka), jumprelu or gated."""
+        plain = plain_sae(sae, self.library, tuple(WRITERS)).float()
+        with torch.no_grad():
+            kind, tensors = WRITERS[sae.config.architecture](plain)
+        trainer = {
+            "dict_class": kind,
+            "activation_dim": sae.config.d_in,
+            "dict_size": sae.config.d_sae,
+        }
+        if sae.config.k is not None:
+            trainer["k"] = sae.config.k
+        tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+        torch.save(tensors, folder / self.weights_file)
+        write_settings({"trainer": trainer}, folder / self.settings_file)
 
 
 def read_tensors(file: Path) -> Tensors:
@@ -212,60 +228,6 @@ def has_unit_norm(W_dec: Tensor) -> bool:
     """Whether all rows have norm 1, by the tolerance of dictionary_learning."""
     norm = W_dec.norm(dim=1)
     return torch.allclose(norm, torch.ones_like(norm), rtol=UNIT_NORM_TOLERANCE, atol=1e-8)
-
-
-def save_dictionary_learning(sae: SAE, path: str | Path) -> Path:
-    """Write an SAE as a folder that dictionary_learning's ``load_dictionary`` reads.
-
-    Latents and reconstructions stay the same, up to rounding: the input scaling is folded into
-    the weights first. A relu SAE whose decoder has not unit norm becomes an
-    ``AutoEncoderNew``, because the library rescales the latents of an ``AutoEncoder``.
-
-    Parameters
-    ----------
-    sae
-        Of architecture relu, topk, batchtopk (with prefixes: Matryoshka), jumprelu or gated.
-    path
-        The folder. One that is there already is replaced, whole.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    ConfigError
-        The library has nothing that computes the same: the message names the setting.
-
-    Examples
-    --------
-    >>> import tempfile, torch
-    >>> from saebook.models import SAEConfig
-    >>> from saebook.models.formats import load_foreign
-    >>> sae = SAE(SAEConfig(d_in=4, d_sae=8, architecture="topk", k=2, reconstruction="mse"))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     same = load_foreign(save_dictionary_learning(sae, folder + "/sae"))
-    >>> x = torch.tensor([[1.0, 2.0, 0.0, 3.0]])
-    >>> torch.allclose(same(x)[0], sae(x)[0])
-    True
-    """
-    plain = plain_sae(sae, "dictionary_learning", tuple(WRITERS)).float()
-    with torch.no_grad():
-        kind, tensors = WRITERS[sae.config.architecture](plain)
-    trainer = {
-        "dict_class": kind,
-        "activation_dim": sae.config.d_in,
-        "dict_size": sae.config.d_sae,
-    }
-    if sae.config.k is not None:
-        trainer["k"] = sae.config.k
-    path = Path(path)
-    with complete_folder(path) as folder:
-        tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
-        torch.save(tensors, folder / "ae.pt")
-        (folder / "config.json").write_text(json.dumps({"trainer": trainer}, indent=2) + "\n")
-    return path
 
 
 def _to_linear(sae: SAE, b_enc: str, b_dec: str) -> Tensors:

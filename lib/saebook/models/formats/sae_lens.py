@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from saebook.models.formats.base import (
     Settings,
     Tensors,
     check_tensors,
-    complete_folder,
     fold_decoder_norm,
     inference_settings,
     read_safetensors,
     read_settings,
     refuse,
     whole_number,
+    write_settings,
     yes_or_no,
 )
 from saebook.models.formats.exporting import plain_sae
@@ -83,6 +82,37 @@ class SAELens(ForeignFormat):
             )
         state |= {name: value.to(DTYPES[dtype]) for name, value in fitted.items()}
         return inference_settings(d_in=d_in, d_sae=d_sae, **settings), state
+
+    def write(self, sae: SAE, folder: Path) -> None:
+        """Write relu, topk, batchtopk, jumprelu or gated; transcoders of all but topk and gated.
+
+        BatchTopK becomes a JumpReLU with one threshold for all latents, as in SAELens' own
+        inference files; the two scalings that SAELens applies per example stay settings.
+        """
+        config = sae.config
+        plain = plain_sae(sae, self.library, tuple(WRITTEN_AS), PER_EXAMPLE, TRANSCODERS)
+        architecture = WRITTEN_AS[config.architecture]
+        if config.is_transcoder:
+            standard = architecture == "standard"
+            architecture = "transcoder" if standard else f"{architecture}_transcoder"
+        scaling = config.input_scaling if config.input_scaling in PER_EXAMPLE else "none"
+        settings = {
+            "architecture": architecture,
+            "d_in": config.d_in,
+            "d_sae": config.d_sae,
+            "dtype": str(plain.W_dec.dtype).removeprefix("torch."),
+            "device": "cpu",
+            "apply_b_dec_to_input": config.apply_b_dec_to_input,
+            "normalize_activations": scaling,
+            "reshape_activations": "none",
+            "metadata": {"sae_lens_version": WRITTEN_VERSION, "written_by": "saebook"},
+        }
+        if config.is_transcoder:
+            settings["d_out"] = config.d_out
+        if architecture == "topk":
+            settings |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
+        save_file(_written_tensors(plain), folder / self.weights_file)
+        write_settings(settings, folder / self.settings_file)
 
     def _scaling(self, found: Settings, d_in: int, folder: Path) -> tuple[str, Tensors]:
         """Mode of input scaling, and what it fitted, where SAELens keeps that in the folder."""
@@ -208,71 +238,6 @@ READERS: dict[str, Callable[[Settings, Tensors, Path], tuple[Settings, Tensors]]
     "transcoder": _transcoder(_read_standard),
     "jumprelu_transcoder": _transcoder(_read_jumprelu),
 }
-
-
-def save_sae_lens(sae: SAE, path: str | Path) -> Path:
-    """Write an SAE as a folder that SAELens' ``SAE.load_from_disk`` reads.
-
-    Latents and reconstructions stay the same, up to rounding: the input scaling is folded into
-    the weights first, except for the two that SAELens applies per example. BatchTopK becomes a
-    JumpReLU with one threshold for all latents, as in SAELens' own inference files.
-
-    Parameters
-    ----------
-    sae
-        Of architecture relu, topk, batchtopk, jumprelu or gated; with ``d_out``, of relu,
-        batchtopk or jumprelu.
-    path
-        The folder. One that is there already is replaced, whole.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    ConfigError
-        SAELens has nothing that computes the same: the message names the setting.
-
-    Examples
-    --------
-    >>> import tempfile, torch
-    >>> from saebook.models import SAEConfig
-    >>> from saebook.models.formats import load_foreign
-    >>> sae = SAE(SAEConfig(d_in=4, d_sae=8, architecture="topk", k=2, reconstruction="mse"))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     same = load_foreign(save_sae_lens(sae, folder + "/sae"))
-    >>> x = torch.tensor([[1.0, 2.0, 0.0, 3.0]])
-    >>> torch.allclose(same(x)[0], sae(x)[0])
-    True
-    """
-    config = sae.config
-    plain = plain_sae(sae, "SAELens", tuple(WRITTEN_AS), PER_EXAMPLE, TRANSCODERS)
-    architecture = WRITTEN_AS[config.architecture]
-    if config.is_transcoder:
-        architecture = "transcoder" if architecture == "standard" else f"{architecture}_transcoder"
-    scaling = config.input_scaling if config.input_scaling in PER_EXAMPLE else "none"
-    settings = {
-        "architecture": architecture,
-        "d_in": config.d_in,
-        "d_sae": config.d_sae,
-        "dtype": str(plain.W_dec.dtype).removeprefix("torch."),
-        "device": "cpu",
-        "apply_b_dec_to_input": config.apply_b_dec_to_input,
-        "normalize_activations": scaling,
-        "reshape_activations": "none",
-        "metadata": {"sae_lens_version": WRITTEN_VERSION, "written_by": "saebook"},
-    }
-    if config.is_transcoder:
-        settings["d_out"] = config.d_out
-    if architecture == "topk":
-        settings |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
-    path = Path(path)
-    with complete_folder(path) as folder:
-        save_file(_written_tensors(plain), folder / "sae_weights.safetensors")
-        (folder / "cfg.json").write_text(json.dumps(settings, indent=2) + "\n")
-    return path
 
 
 WRITTEN_AS = {
