@@ -8,8 +8,9 @@ imported when it is first asked for, so reading spikes needs no torch and traini
 'saebook.data.store.splits'
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from saebook import import_when_asked
 
 if TYPE_CHECKING:
     from saebook.data.simulate import (
@@ -86,47 +87,46 @@ __all__ = [
     "windows",
 ]
 
-_SPIKES = (
-    "CountsWarning",
-    "GroundTruth",
-    "Interval",
-    "Recording",
-    "Series",
-    "UnitCriteria",
-    "bin_spikes",
-    "contamination_llobet",
-    "isi_violations_fraction",
-    "isi_violations_ratio",
-    "prepare",
-    "presence_ratio",
-    "read_phy",
-    "read_recording",
-    "select_units",
+__getattr__, __dir__ = import_when_asked(
+    __name__,
+    {
+        "simulate": (
+            "KnownExamples",
+            "simulate_counts",
+            "simulate_dataset",
+            "simulate_dictionary",
+            "simulate_session",
+        ),
+        "spikes": (
+            "CountsWarning",
+            "GroundTruth",
+            "Interval",
+            "Recording",
+            "Series",
+            "UnitCriteria",
+            "bin_spikes",
+            "contamination_llobet",
+            "isi_violations_fraction",
+            "isi_violations_ratio",
+            "prepare",
+            "presence_ratio",
+            "read_phy",
+            "read_recording",
+            "select_units",
+        ),
+        "store": (
+            "SCHEMA_VERSION",
+            "SPLITS",
+            "Batch",
+            "BatchStream",
+            "ExampleStore",
+            "PartitionedWriter",
+            "ResidentRows",
+            "RowSource",
+            "StoreWriter",
+            "assign_splits",
+            "split_fractions",
+            "windows",
+        ),
+    },
 )
-_SIMULATE = (
-    "KnownExamples",
-    "simulate_counts",
-    "simulate_dataset",
-    "simulate_dictionary",
-    "simulate_session",
-)
-_ROOMS = ("simulate", "spikes", "store")
-_HOME = {
-    **dict.fromkeys(__all__, "store"),
-    **dict.fromkeys(_SPIKES, "spikes"),
-    **dict.fromkeys(_SIMULATE, "simulate"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"saebook.data.{name}")
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"saebook.data.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'saebook.data' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})

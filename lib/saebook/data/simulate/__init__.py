@@ -6,8 +6,9 @@ pynwb.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from saebook import import_when_asked
 
 if TYPE_CHECKING:
     from saebook.data.simulate.counts import simulate_counts
@@ -46,34 +47,19 @@ __all__ = [
     "write_simulation",
 ]
 
-_MODULES = {
-    "Embedding": "embedding",
-    "KnownExamples": "examples",
-    "NESTED_PAIRS": "features",
-    "REACH_FEATURES": "features",
-    "RateModel": "simulation",
-    "ReachTask": "task",
-    "Simulation": "simulation",
-    "rebuild_simulation": "dataset",
-    "simulate_counts": "counts",
-    "simulate_dataset": "dataset",
-    "simulate_dictionary": "dictionary",
-    "simulate_place_cells": "place_cells",
-    "simulate_reach": "reach",
-    "simulate_session": "dataset",
-    "true_fields": "place_cells",
-    "true_rate_map": "place_cells",
-    "write_simulation": "nwb",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = import_when_asked(
+    __name__,
+    {
+        "counts": ("simulate_counts",),
+        "dataset": ("rebuild_simulation", "simulate_dataset", "simulate_session"),
+        "dictionary": ("simulate_dictionary",),
+        "embedding": ("Embedding",),
+        "examples": ("KnownExamples",),
+        "features": ("NESTED_PAIRS", "REACH_FEATURES"),
+        "nwb": ("write_simulation",),
+        "place_cells": ("simulate_place_cells", "true_fields", "true_rate_map"),
+        "reach": ("simulate_reach",),
+        "simulation": ("RateModel", "Simulation"),
+        "task": ("ReachTask",),
+    },
+)

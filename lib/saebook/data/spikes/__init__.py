@@ -6,8 +6,9 @@ neither h5py nor torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from saebook import import_when_asked
 
 if TYPE_CHECKING:
     from saebook.data.spikes.binning import CountsWarning, bin_spikes
@@ -41,32 +42,20 @@ __all__ = [
     "select_units",
 ]
 
-_MODULES = {
-    "CountsWarning": "binning",
-    "GroundTruth": "recording",
-    "Interval": "recording",
-    "Recording": "recording",
-    "Series": "recording",
-    "UnitCriteria": "selection",
-    "bin_spikes": "binning",
-    "contamination_llobet": "quality",
-    "isi_violations_fraction": "quality",
-    "isi_violations_ratio": "quality",
-    "prepare": "preparing",
-    "presence_ratio": "quality",
-    "read_phy": "phy",
-    "read_recording": "reading",
-    "select_units": "selection",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = import_when_asked(
+    __name__,
+    {
+        "binning": ("CountsWarning", "bin_spikes"),
+        "phy": ("read_phy",),
+        "preparing": ("prepare",),
+        "quality": (
+            "contamination_llobet",
+            "isi_violations_fraction",
+            "isi_violations_ratio",
+            "presence_ratio",
+        ),
+        "reading": ("read_recording",),
+        "recording": ("GroundTruth", "Interval", "Recording", "Series"),
+        "selection": ("UnitCriteria", "select_units"),
+    },
+)
