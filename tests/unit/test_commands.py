@@ -305,6 +305,20 @@ def test_screening_keeps_usable_files_and_says_why_not(checkout, monkeypatch, ca
     assert "none of 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_session_is_simulated_with_the_embedding_that_was_asked_for(kept, checkout, capsys):
+    from saebook.data.simulate import rebuild_simulation
+
+    sizes = ["--units", "20", "--trials", "8", "--embedding", "nonlinear"]
+    out = [] if kept else ["--out", "made/session.nwb"]
+    assert main(["simulate", *sizes, *out]) == 0
+    written = Path(capsys.readouterr().out.split(": ")[1].strip())
+    simulation = rebuild_simulation(checkout / written)
+    assert simulation.parameters["embedding"] == "nonlinear"
+    assert main(["simulate", "--kind", "place_cells", *sizes, "--out", "made/cells.nwb"]) == 2
+    assert "embedding='nonlinear' with kind='place_cells'" in capsys.readouterr().err
+
+
 def test_a_folder_without_recordings_is_refused(tmp_path):
     with pytest.raises(RecordingError, match=r"folder without any \.nwb"):
         recording_files([tmp_path])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Literal
@@ -157,8 +158,8 @@ def test_a_recording_that_is_not_there_is_named(tmp_path):
 
 
 def test_simulated_sessions_have_one_name_each():
-    names = {simulated_path(60, 150, seed, kind) for seed in (0, 1) for kind in ("reach", "other")}
-    assert len(names) == 4
+    sessions = itertools.product((0, 1), ("reach", "other"), ("linear", "nonlinear"))
+    assert len({simulated_path(60, 150, *session) for session in sessions}) == 8
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ DEFAULT_TRIALS = 150
 
 
 def simulated_path(
-    n_units: int = DEFAULT_UNITS, n_trials: int = DEFAULT_TRIALS, seed: int = 0, kind: str = "reach"
+    n_units: int = DEFAULT_UNITS,
+    n_trials: int = DEFAULT_TRIALS,
+    seed: int = 0,
+    kind: str = "reach",
+    embedding: str = "linear",
 ) -> Path:
     """Where a simulated session is kept; a changed simulator gives another name.
 
@@ -21,12 +25,17 @@ def simulated_path(
     True
     """
     code = sources_digest("data/simulate")[:8]
-    name = f"{kind}-{n_units}units-{n_trials}trials-seed{seed}-{code}.nwb"
+    what = kind if embedding == "linear" else f"{kind}-{embedding}"
+    name = f"{what}-{n_units}units-{n_trials}trials-seed{seed}-{code}.nwb"
     return project_root() / "data" / "simulated" / name
 
 
 def simulated_recording(
-    n_units: int = DEFAULT_UNITS, n_trials: int = DEFAULT_TRIALS, seed: int = 0, kind: str = "reach"
+    n_units: int = DEFAULT_UNITS,
+    n_trials: int = DEFAULT_TRIALS,
+    seed: int = 0,
+    kind: str = "reach",
+    embedding: str = "linear",
 ) -> Path:
     """NWB file of a simulated session, made when it isn't there yet.
 
@@ -40,6 +49,9 @@ def simulated_recording(
         Same seed, same file.
     kind : str
         ``"reach"`` or ``"place_cells"``.
+    embedding : str
+        Of the reaches: ``"linear"`` or ``"nonlinear"``, as in
+        :func:`saebook.data.simulate_session`.
 
     Returns
     -------
@@ -47,7 +59,7 @@ def simulated_recording(
         The file; it appears complete or not at all, and is shared by everything that asks for
         the same session.
     """
-    path = simulated_path(n_units, n_trials, seed, kind)
+    path = simulated_path(n_units, n_trials, seed, kind, embedding)
     if path.is_file():
         return path
     with locked(path.with_name(f".{path.stem}.lock")):
@@ -57,6 +69,13 @@ def simulated_recording(
             # The suffix stays .nwb, which is what writers check.
             partial = path.with_name(f".{path.stem}.partial.nwb")
             partial.unlink(missing_ok=True)
-            simulate_session(partial, kind=kind, n_units=n_units, n_trials=n_trials, seed=seed)
+            simulate_session(
+                partial,
+                kind=kind,
+                n_units=n_units,
+                n_trials=n_trials,
+                seed=seed,
+                embedding=embedding,
+            )
             partial.replace(path)
     return path
