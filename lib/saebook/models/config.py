@@ -11,7 +11,7 @@ from saebook.models.architectures import ARCHITECTURES, Architecture
 from saebook.models.decoders import DECODERS, Decoder
 from saebook.models.resolving import resolve
 from saebook.models.scaling import SCALINGS
-from saebook.models.settings import build, check_choice, check_types
+from saebook.models.settings import as_json, build, check_choice, check_types
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,7 @@ class SAEConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for JSON."""
-        settings = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+        return as_json(self)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> SAEConfig:

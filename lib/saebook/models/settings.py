@@ -70,6 +70,12 @@ def _is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def as_json(settings: Any) -> dict[str, Any]:
+    """Every field of a settings dataclass, lists for tuples: what :func:`build` takes back."""
+    found = dataclasses.asdict(settings)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
 def build(cls: Any, settings: dict[str, Any]) -> Any:
     """Make a settings dataclass from a dictionary, refusing unknown names."""
     known = [field.name for field in dataclasses.fields(cls)]

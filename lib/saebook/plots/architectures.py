@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from saebook.plots.spikes import require_columns
-from saebook.plots.style import GREY, PAGE_WIDTH, PALETTE, panels, styled
+from saebook.plots.style import GREY, PAGE_WIDTH, PALETTE, panels, styled, vertical_line
 
 COLORS = ("blue", "vermillion", "green", "purple", "sky", "orange", "black")
 # Beyond this ratio of largest to smallest value an axis is logarithmic.
@@ -174,13 +174,7 @@ def plot_against_size(
         top = float(np.nanmax(runs[score].to_numpy(float)))
         panel.set_ylim(-0.03 * max(top, 0.1), 1.08 * max(top, 0.1))
         for place, name in (marked or {}).items():
-            panel.axvline(place, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-            if panel is axes[0]:
-                panel.annotate(
-                    name, (place, 0.98), xycoords=panel.get_xaxis_transform(), xytext=(2, 0),
-                    textcoords="offset points", rotation=90, ha="left", va="top", fontsize=7.5,
-                    color="#666666",
-                )  # fmt: skip
+            vertical_line(panel, place, name if panel is axes[0] else "", right=True)
         panel.set_xlabel(size_label)
         panel.set_ylabel(label)
         panel.grid(axis="y")

@@ -117,13 +117,7 @@ def plot_run_health(
     _title(loss, "Loss (scaled units)", "loss")
     for panel in axes:
         for name, place in (borders or {}).items():
-            vertical_line(panel, place)
-            if panel is rate:
-                panel.annotate(
-                    name, (place, 0.04), xycoords=panel.get_xaxis_transform(), xytext=(2, 0),
-                    textcoords="offset points", rotation=90, va="bottom", fontsize=7.5,
-                    color="#666666",
-                )  # fmt: skip
+            vertical_line(panel, place, name if panel is rate else "", right=True, below=True)
     if both or raw_unit_fvu is not None:
         error.legend(loc="upper right", bbox_to_anchor=(1.0, 0.88))
     for panel in axes[3:]:

@@ -116,18 +116,20 @@ def horizontal_line(axes: Axes, y: float, label: str, *, above: bool = True) -> 
     )
 
 
-def vertical_line(axes: Axes, x: float, label: str = "") -> None:
-    """A dashed reference line, named at its top end, reading upwards."""
+def vertical_line(
+    axes: Axes, x: float, label: str = "", *, right: bool = False, below: bool = False
+) -> None:
+    """A dashed reference line, named at its top or ``below``, on its left or ``right``, upwards."""
     axes.axvline(x, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     if label:
         axes.annotate(
             label,
-            (x, 1.0),
+            (x, 0.0 if below else 1.0),
             xycoords=blended_transform_factory(axes.transData, axes.transAxes),
-            xytext=(-2, -2),
+            xytext=(2 if right else -2, 4 if below else -2),
             textcoords="offset points",
-            ha="right",
-            va="top",
+            ha="left" if right else "right",
+            va="bottom" if below else "top",
             rotation=90,
             fontsize=7.5,
             color="#666666",

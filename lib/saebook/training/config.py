@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from saebook.errors import ConfigError
-from saebook.models.settings import build, check_choice, check_types
+from saebook.models.settings import as_json, build, check_choice, check_types
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.schedules import SCHEDULES, SPARSITY_SCHEDULES
 
@@ -241,8 +240,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for JSON."""
-        settings = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+        return as_json(self)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> TrainConfig:

@@ -7,11 +7,10 @@ import numpy as np
 from saebook.data.simulate.examples import (
     REFERENCE_ROWS,
     KnownExamples,
-    check_amounts,
-    check_sizes,
     feature_law,
     fill_blocks,
 )
+from saebook.data.simulate.settings import check_amounts, check_whole_numbers
 from saebook.data.simulate.spiking import softplus, softplus_inverse
 from saebook.errors import ConfigError
 
@@ -83,7 +82,8 @@ def simulate_counts(
     >>> float(round(known.rates.mean())), float(round(known.x.mean() / 0.02))
     (8.0, 8.0)
     """
-    check_sizes(seed, n_examples=n_examples, n_units=n_units, n_features=n_features)
+    check_whole_numbers(0, seed=seed)
+    check_whole_numbers(1, n_examples=n_examples, n_units=n_units, n_features=n_features)
     amounts = {"mean_rate_hz": mean_rate_hz, "bin_size_s": bin_size_s, "driven": driven}
     check_amounts(mean_l0=mean_l0, zipf=zipf, **amounts)
     for name, value in amounts.items():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from saebook.data.simulate.nwb import write_simulation
 from saebook.data.simulate.place_cells import simulate_place_cells
 from saebook.data.simulate.reach import DESCRIPTION, VERSION, simulate_reach
+from saebook.data.simulate.settings import check_whole_numbers
 from saebook.data.simulate.simulation import Simulation
 from saebook.errors import ConfigError, RecordingError
 
@@ -146,9 +147,7 @@ def simulate_dataset(
     ConfigError, RecordingError
         As in `simulate_session`.
     """
-    for name, value in (("n_animals", n_animals), ("n_sessions", n_sessions)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name}={value!r}. Give a whole number of at least 1.")
+    check_whole_numbers(1, n_animals=n_animals, n_sessions=n_sessions)
     return [
         simulate_session(
             Path(out_dir) / f"animal{animal}_session{session}.nwb",

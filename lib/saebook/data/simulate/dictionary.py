@@ -8,11 +8,10 @@ from saebook.data.simulate.embedding import draw_embedding, draw_forms, output_w
 from saebook.data.simulate.examples import (
     REFERENCE_ROWS,
     KnownExamples,
-    check_amounts,
-    check_sizes,
     feature_law,
     fill_blocks,
 )
+from saebook.data.simulate.settings import check_amounts, check_whole_numbers
 from saebook.errors import ConfigError
 
 DICTIONARIES = ("linear", "nonlinear", "nested")
@@ -88,7 +87,8 @@ def simulate_dictionary(
     >>> int(child.sum()), bool((active[:, child] <= active[:, known.parent[child]]).all())
     (60, True)
     """
-    check_sizes(seed, n_examples=n_examples, d_in=d_in, n_features=n_features)
+    check_whole_numbers(0, seed=seed)
+    check_whole_numbers(1, n_examples=n_examples, d_in=d_in, n_features=n_features)
     check_amounts(mean_l0=mean_l0, noise=noise, zipf=zipf)
     if kind not in DICTIONARIES:
         raise ConfigError(f"kind={kind!r} is unknown. Give one of {', '.join(DICTIONARIES)}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -205,22 +204,6 @@ def fill_blocks(
         for whole, part in zip(filled, (features, *observe(features, rng)), strict=True):
             whole[start : start + n] = part[:n]
     return filled
-
-
-def check_sizes(seed: int, **sizes: int) -> None:
-    """Raise ConfigError unless every size is a positive and the seed a nonnegative integer."""
-    for name, value in {"seed": seed, **sizes}.items():
-        low = 0 if name == "seed" else 1
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-            raise ConfigError(f"{name}={value!r}. Give a whole number of at least {low}.")
-
-
-def check_amounts(**amounts: float) -> None:
-    """Raise ConfigError unless every amount is a finite number of at least 0."""
-    for name, value in amounts.items():
-        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0:
-            raise ConfigError(f"{name}={value!r}. Give a finite number of at least 0.")
 
 
 def _levels(parent: np.ndarray) -> list[np.ndarray]:

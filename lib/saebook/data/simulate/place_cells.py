@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from saebook.data.simulate.reach import VERSION
+from saebook.data.simulate.settings import check_whole_numbers
 from saebook.data.simulate.simulation import RateModel, Simulation
 from saebook.data.spikes.recording import Interval, Series
 from saebook.errors import ConfigError, RecordingError
@@ -217,9 +218,7 @@ def simulate_place_cells(
             f"n_units={n_units}, duration_s={duration_s}. "
             f"Give at least {len(FIELDS)} units and 1 s."
         )
-    for name, value in (("seed", seed), ("session", session), ("animal", animal)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise ConfigError(f"{name}={value!r}. Give a whole number of at least 0.")
+    check_whole_numbers(0, seed=seed, session=session, animal=animal)
     rng = np.random.default_rng([seed, animal, 11])
     rows = np.sort(rng.choice(n_units, len(FIELDS), replace=False))
     bias = rng.uniform(*NOISE_HZ, n_units)

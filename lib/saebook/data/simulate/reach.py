@@ -13,6 +13,7 @@ from saebook.data.simulate.embedding import (
 )
 from saebook.data.simulate.features import REACH_FEATURES, feature_names, reach_features
 from saebook.data.simulate.population import DRIFT_TO, Population, draw_population
+from saebook.data.simulate.settings import check_whole_numbers
 from saebook.data.simulate.simulation import RateModel, Simulation, bias_for
 from saebook.data.simulate.spiking import (
     SAMPLING_RATE_HZ,
@@ -339,10 +340,7 @@ def _check(n_units, n_trials, seed, link, embedding, n_features, session, animal
             f"n_features={n_features}, but the reach has {len(REACH_FEATURES)} of its own. "
             f"Give {len(REACH_FEATURES)} or more, or change n_units for another regime."
         )
-    given = {"n_units": n_units, "n_trials": n_trials, "n_features": n_features}
-    given |= {"seed": seed, "session": session, "animal": animal}
-    least = {"n_units": 20, "n_trials": 8, "n_features": 1}
-    for name, value in given.items():
-        low = least.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-            raise ConfigError(f"{name}={value!r}. Give a whole number of at least {low}.")
+    check_whole_numbers(20, n_units=n_units)
+    check_whole_numbers(8, n_trials=n_trials)
+    check_whole_numbers(1, n_features=n_features)
+    check_whole_numbers(0, seed=seed, session=session, animal=animal)
