@@ -201,6 +201,7 @@ FAULTS = {
         {"config": PLAIN_L1, "history": history(decoder_norm=RISING)},
         {"config": L1, "history": history(decoder_norm=RISING[::-1])},
     ],
+    "leaks": [{"training": row_scores(active_fvu=0.3)}],
     "duplicates": [{"sae": copied()}],
     "validation_drift": [{"held_out": RAISED}],
     "identity": [{"card": {"flags": {"identity": "64 latents suffice: beware"}}}],
@@ -241,6 +242,37 @@ def test_no_detector_stumbles_over_missing_evidence():
     assert diagnosis.unchecked["dense"] == "training rows"
     assert "not checked without training rows" in str(diagnosis)
     assert set(diagnosis.checked) | set(diagnosis.unchecked) == set(DETECTORS)
+
+
+def test_rows_that_shrink_under_a_weighted_penalty_are_at_fault_where_nothing_is_reconstructed():
+    shrinking = [1.0 - 0.04 * i for i in range(20)]  # by three quarters
+    check = DETECTORS["decoder_norms"].check
+    assert check(evidence(L1, history=history(decoder_norm=shrinking))) is None
+    failed = history(decoder_norm=shrinking, fvu=[1.0] * 20)
+    assert check(evidence(L1, history=failed)) is not None
+
+
+def test_what_latents_below_zero_reconstruct_is_measured():
+    x = examples()
+    sae = SAE(model("leaky_relu", leak=0.3))
+    sae.fit_inputs(x)
+    rows = score_rows(sae.eval(), x)
+    with torch.no_grad():
+        made = sae.decode(sae.encode(x).clamp_min(0.0))
+    expected = (x - made).square().sum() / (x - x.mean(dim=0)).square().sum()
+    assert rows.active_fvu == pytest.approx(float(expected), rel=1e-4)
+    assert rows.active_fvu != pytest.approx(rows.fvu, rel=1e-3)
+    without = SAE(model("relu"))
+    without.fit_inputs(x)
+    assert math.isnan(score_rows(without.eval(), x).active_fvu)
+
+
+def test_what_is_logged_at_some_steps_alone_is_no_fault():
+    gaps = history(resampled=[math.nan, 2.0] * 10, validation_fvu=[math.nan] * 19 + [0.3])
+    assert DETECTORS["not_finite"].check(evidence(history=gaps)) is None
+    run = train(model(auxiliary="none"), resample_every=0.1)
+    assert 0 < run.history["resampled"].count() < len(run.history)
+    assert "not_finite" not in run.findings
 
 
 def test_noise_between_blocks_excuses_a_gap():

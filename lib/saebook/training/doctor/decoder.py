@@ -13,8 +13,10 @@ from saebook.training.doctor.finding import Finding
 
 GROWN = 1.5
 SHRUNK = 0.5
-# A penalty weighted by the norms is the same however size is shared with the encoder.
+# A penalty weighted by the norms is the same however size is shared with the encoder: there, rows
+# may shrink that far, unless nothing is reconstructed either.
 SHRUNK_WEIGHTED = 0.1
+NOTHING_LEARNED = 0.9
 WEIGHTED = ("l1_decoder_norm", "l1_gate", "tanh")
 TWIN_COSINE = 0.9
 SOME_TWINS, MANY_TWINS = 0.25, 0.6
@@ -37,7 +39,8 @@ def decoder_norms(evidence: Evidence) -> Finding | None:
             "smaller lowers the penalty without being any sparser",
             "use decoder_norm='unit', or sparsity='l1_decoder_norm'",
         )
-    if late < (SHRUNK_WEIGHTED if config.sparsity in WEIGHTED else SHRUNK) * first:
+    weighted = config.sparsity in WEIGHTED and not evidence.late("fvu") > NOTHING_LEARNED
+    if late < (SHRUNK_WEIGHTED if weighted else SHRUNK) * first:
         return Finding(
             "decoder_norms",
             "warning",

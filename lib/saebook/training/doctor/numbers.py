@@ -16,8 +16,9 @@ from saebook.training.doctor.finding import Finding
 # Norm of a row, in medians, above which it is the likely culprit.
 STANDS_OUT = 100.0
 SHOWN_ROWS = 6
-# Shares of the variance: data without any have none, and train all the same.
-UNDEFINED = ("fvu", "worst_example")
+# What every term and weight reaches. Other columns may have gaps: FVU on data without variance,
+# what is logged at some steps alone.
+ALWAYS_FINITE = ("total", "grad_norm")
 
 
 def first_bad_step(
@@ -42,13 +43,12 @@ def first_bad_step(
     """
     if not losses:
         return None
-    names = ("total", "grad_norm")
-    values = torch.stack([torch.stack([row[n].double() for n in names]) for row in losses])
+    values = torch.stack([torch.stack([row[n].double() for n in ALWAYS_FINITE]) for row in losses])
     bad = (~values.isfinite()).any(dim=1).nonzero().flatten()
     if not len(bad):
         return None
     index = int(bad[0])
-    found = dict(zip(names, values[index].tolist(), strict=True))
+    found = dict(zip(ALWAYS_FINITE, values[index].tolist(), strict=True))
     wrong = {name: value for name, value in found.items() if not math.isfinite(value)}
     return last_step - len(losses) + index + 1, wrong
 
@@ -105,7 +105,7 @@ def describe_bad_batch(rows: Tensor, stream: BatchStream, step: int) -> str:
 
 def not_finite(evidence: Evidence) -> Finding | None:
     """Find NaN or infinity in the losses of a run, or in its weights."""
-    logged = evidence.history.select_dtypes("number").drop(columns=list(UNDEFINED), errors="ignore")
+    logged = evidence.history.filter(items=ALWAYS_FINITE)
     finite = np.isfinite(logged.to_numpy(dtype=float))
     if not finite.all():
         found = [name for name, column in zip(logged.columns, finite.T) if not column.all()]

@@ -53,6 +53,7 @@ DETECTORS: dict[str, Detector] = {
     "l0_away_from_target": Detector(sparsity.l0_away_from_target),
     "dead": Detector(collapse.dead, live=True),
     "dense": Detector(sparsity.dense, ("training",)),
+    "leaks": Detector(sparsity.leaks, ("training",)),
     "decoder_norms": Detector(decoder.decoder_norms, live=True),
     "duplicates": Detector(decoder.duplicates, ("training",)),
     "validation_drift": Detector(quality.validation_drift, ("training", "held_out")),

@@ -43,6 +43,9 @@ class RowScores:
     batch_dependence
         Share of rows whose latents change by over 1 % of their norm when the row is encoded
         alone, in the mode that the SAE was found in.
+    active_fvu
+        ``fvu`` of a reconstruction from the active latents alone; NaN where the others are 0
+        anyway.
     """
 
     n_examples: int
@@ -55,6 +58,7 @@ class RowScores:
     block_fvu: tuple[float, ...]
     density: Tensor = field(repr=False)
     batch_dependence: float
+    active_fvu: float = math.nan
 
     @property
     def block_spread(self) -> float:
@@ -118,6 +122,8 @@ def _eval_scores(
     dependence: float,
 ) -> RowScores:
     errors, squares, targets = [], [], []
+    # Where negative latents don't count as active, they may reconstruct all the same.
+    leaky, from_active = sae.config.selection.positive_only, 0.0
     firing = torch.zeros(sae.config.d_sae, dtype=torch.float64, device=x.device)
     for part in x.split(batch_size):
         batch = as_batch(part, sae.config)
@@ -128,7 +134,11 @@ def _eval_scores(
         scaled = sae.scaling(batch.x).flatten(1).double()
         squares.append(scaled.square().sum(dim=1))
         targets.append(target)
-        firing += sae.config.selection.active(latents).sum(dim=0)
+        active = sae.config.selection.active(latents)
+        firing += active.sum(dim=0)
+        if leaky:
+            alone = sae.decode(latents * active, sae.context(batch.x)).flatten(1).double()
+            from_active += float((target - alone).square().sum())
     error, square, target = torch.cat(errors), torch.cat(squares), torch.cat(targets)
     variance = float((target - target.mean(dim=0)).square().sum(dim=1).mean())
     heaviest = square.topk(max(1, round(HEAVIEST * len(square)))).values.sum()
@@ -144,6 +154,7 @@ def _eval_scores(
         block_fvu=tuple(_ratio(float(e.mean()), variance) for e in error.chunk(n_blocks)),
         density=(firing / len(x)).cpu(),
         batch_dependence=dependence,
+        active_fvu=_ratio(from_active / len(x), variance) if leaky else math.nan,
     )
 
 

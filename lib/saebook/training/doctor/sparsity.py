@@ -12,6 +12,7 @@ FAR_FROM_TARGET = 1.75  # either way
 ALWAYS_ON = 0.5
 MANY_DENSE = 0.1
 DENSE_SHARE_OF_L0 = 0.5
+LEAKED_FVU = 0.03
 
 
 def l0_away_from_target(evidence: Evidence) -> Finding | None:
@@ -70,4 +71,20 @@ def dense(evidence: Evidence) -> Finding | None:
         "they carry an offset or the data's main axes rather than features: the mean was not "
         "subtracted, or the penalty is too weak",
         "begin b_dec at the mean (b_dec_init='mean'), centre the inputs, or ask for a lower L0",
+    )
+
+
+def leaks(evidence: Evidence) -> Finding | None:
+    """Find reconstructions that latents contribute to which L0 does not count."""
+    rows = evidence.training
+    if rows is None or not rows.active_fvu - rows.fvu > LEAKED_FVU:
+        return None
+    return Finding(
+        "leaks",
+        "warning",
+        f"L0 counts {rows.l0:.2f} latents above zero; without those below zero FVU is "
+        f"{rows.active_fvu:.3f} instead of {rows.fvu:.3f}",
+        "a leaky activation lets every latent reconstruct at any time, so that no L0 says how "
+        "many are in use",
+        "lower leak, or use architecture='relu' with auxiliary='auxk' against dead latents",
     )
