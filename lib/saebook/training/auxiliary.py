@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from saebook import losses
@@ -29,22 +30,30 @@ def auxk(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
 
     Notes
     -----
-    The number of dead latents is never read back to the host: living ones are masked to
-    -inf, so that where there are fewer dead latents than ``k_aux`` the rest decode to 0.
+    On a CPU only the dead latents are computed. On a GPU their number is never read back to the
+    host: living ones are masked to -inf, so that where there are fewer dead latents than
+    ``k_aux`` the rest decode to 0. The two agree to rounding.
     """
-    k_aux = min(sae.config.k_aux or 1, sae.config.d_sae)
-    h = forward.pre_activations.masked_fill(~dead, float("-inf"))
-    values, indices = h.topk(k_aux, dim=-1, sorted=False)
-    values = values.clamp_min(0.0)  # also turns -inf into 0
-    latents = values.new_zeros(h.shape).scatter(-1, indices, values)
-    term = losses.auxk(_residual(forward), _decode_alone(sae, latents))
+    if dead.device.type == "cpu":
+        rows = dead.nonzero().flatten()
+        if not len(rows):
+            return forward.pre_activations.new_zeros(())
+        h, directions = forward.pre_activations[:, rows], sae.W_dec[rows]
+    else:
+        h, directions = forward.pre_activations.masked_fill(~dead, float("-inf")), sae.W_dec
+    latents = h.clamp_min(0.0)  # also turns -inf into 0
+    k_aux = sae.config.k_aux or 1
+    if k_aux < h.shape[-1]:
+        values, indices = latents.topk(k_aux, dim=-1, sorted=False)
+        latents = torch.zeros_like(latents).scatter(-1, indices, values)
+    term = losses.auxk(_residual(forward), _decode_alone(sae, latents, directions))
     return term * dead.any()
 
 
 def ghost(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
     """Ghost gradients: dead latents reconstruct the residual through exp(h) (Jermyn 2024)."""
     latents = forward.pre_activations.masked_fill(~dead, float("-inf")).exp()
-    term = losses.ghost(_residual(forward), _decode_alone(sae, latents))
+    term = losses.ghost(_residual(forward), _decode_alone(sae, latents, sae.W_dec))
     return term * dead.any()
 
 
@@ -57,10 +66,10 @@ def _residual(forward: Forward) -> Tensor:
     return forward.target_scaled - forward.reconstruction_scaled
 
 
-def _decode_alone(sae: SAE, latents: Tensor) -> Tensor:
+def _decode_alone(sae: SAE, latents: Tensor, directions: Tensor) -> Tensor:
     """What latents add to a reconstruction by themselves, without its biases."""
     finish = sae.config.decoding.finish
-    projected = latents @ sae.W_dec
+    projected = latents @ directions
     return finish(sae, projected) - finish(sae, projected.new_zeros(projected.shape[-1:]))
 
 
