@@ -14,11 +14,18 @@ from saebook.notebook.runs import RunRecord
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
     """Report of two runs on two recordings, one of which failed."""
-    monkeypatch.setenv("SAEBOOK_ROOT", str(PROJECT))
-    monkeypatch.setenv("SAEBOOK_RUNS", str(tmp_path / "runs"))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SAEBOOK_ROOT", str(PROJECT))
+        environment.setenv("SAEBOOK_RUNS", str(tmp_path_factory.mktemp("report") / "runs"))
+        index = _report()
+    yield index
+    shutil.rmtree(index.parent)
+
+
+def _report() -> Path:
     output = nbformat.v4.new_output
     for recording, state, error in [
         ("simulated", "finished", ""),
@@ -46,8 +53,7 @@ def site(tmp_path, monkeypatch):
     assert built
     # A second build has nothing to do.
     assert build_site() == (index, False)
-    yield index
-    shutil.rmtree(index.parent)
+    return index
 
 
 @pytest.mark.browser
