@@ -91,6 +91,16 @@ def test_rows_held_at_unit_norm_are_resampled_at_unit_norm():
     assert torch.allclose(trainer.sae.W_dec.norm(dim=1), torch.ones(48), atol=1e-5)
 
 
+def test_where_latents_compete_resampled_ones_are_long_enough_to_win():
+    """At a fifth of the norm they were never among the k largest, and stayed dead."""
+    trainer = trained("topk", k=4)
+    do_resample(trainer)
+    norms = trainer.sae.encoder_rows.norm(dim=1)
+    assert torch.allclose(norms[DEAD], 0.5 * norms[~DEAD].mean())
+    latents = trainer.sae.encode(sparse_mixture(seed=50)).detach()
+    assert (latents != 0).any(dim=0)[DEAD].float().mean() > 0.9
+
+
 def test_thresholds_and_magnitudes_of_resampled_latents_let_them_fire():
     for architecture in ("jumprelu", "gated"):
         trainer = trained(architecture, train={"selection_warmup_fraction": 0.0})
@@ -164,12 +174,19 @@ def test_auxiliary_terms_revive_planted_dead_latents(auxiliary, changes):
     assert fvu < 0.9
 
 
-def test_resampling_revives_planted_dead_latents():
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"architecture": "relu", "sparsity_coefficient": 0.1},
+        {"architecture": "topk", "k": 4},
+        {"architecture": "batchtopk", "k": 4},
+    ],
+)
+def test_resampling_revives_planted_dead_latents(shared):
     settings = {"resample_every": 0.25, "resample_until": 0.5}
-    shared = {"architecture": "relu", "sparsity_coefficient": 0.1}
     left_alone, _ = planted("none", **shared)
     revived, _ = planted("none", train=settings, **shared)
-    assert left_alone < 0.2 and revived > 0.8
+    assert left_alone < 0.2 and revived > 0.7
 
 
 def resampled_steps(n_steps: int, every: float, until: float) -> list[int]:
