@@ -8,8 +8,10 @@ from collections.abc import Callable
 import torch
 from doctor_cases import (
     ACTIVATIONS,
+    MOSTLY_COPIES,
     Case,
     Rows,
+    copied_share,
     fvu_of,
     l0_and_density,
     rescored,
@@ -25,6 +27,7 @@ from doctor_settings import (
     extreme_rows,
     inputs_off_scale,
     l0_away_from_target,
+    leaks,
     silent,
 )
 from torch import Tensor
@@ -45,6 +48,7 @@ NAMES = {
     "decoder_norms": ("decoder_norms",),
     "l0_away_from_target": ("l0_away_from_target",),
     "dense": ("dense",),
+    "leaks": ("leaks",),
     "not_finite": ("not_finite",),
     "inference_differs": ("inference_differs",),
     "other_weights": ("other_weights",),
@@ -196,12 +200,8 @@ def duplicates() -> list[Case]:
 
         return probe
 
-    @torch.no_grad()
     def taken(run: Run, rows: Rows) -> bool:
-        latents = run.sae.encode(rows.fresh.float())
-        active = (latents != 0).any(dim=0)
-        together = torch.corrcoef(latents[:, active].T).fill_diagonal_(-1)
-        return float((together.max(dim=1).values > 0.95).double().mean()) > 0.65
+        return copied_share(run, rows.fresh) > MOSTLY_COPIES
 
     cases = [
         Case(
@@ -328,6 +328,7 @@ MAKERS: tuple[Callable[[], list[Case]], ...] = (
     decoder_norms,
     l0_away_from_target,
     dense,
+    leaks,
     not_finite,
     inference_differs,
     other_weights,

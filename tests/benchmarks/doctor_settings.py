@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from doctor_cases import WITH_K, Case, Rows, l0_and_density
+from doctor_cases import WITH_K, Case, Rows, fvu_of, l0_and_density
 from torch import Tensor
 
 from saebook.training import Run
@@ -253,3 +253,24 @@ def dense() -> list[Case]:
         for seed in (10, 11)
     ]  # fmt: skip
     return cases
+
+
+def leaks() -> list[Case]:
+    """Slopes below zero through which latents reconstruct that L0 does not count."""
+
+    @torch.no_grad()
+    def taken(run: Run, rows: Rows) -> bool:
+        x = rows.fresh.double()
+        made = run.sae.decode(run.sae.encode(rows.fresh.float()).clamp_min(0.0)).double()
+        without = float((x - made).square().sum() / (x - x.mean(dim=0)).square().sum())
+        return without > fvu_of(run, rows.fresh) + 0.05
+
+    return [
+        Case(
+            "leaks", f"leak {leak:g}", data, "leaky_relu", seed,
+            model={"leak": leak, "sparsity_coefficient": 0.4}, taken=taken,
+        )
+        for leak in (0.1, 0.2, 0.3, 0.5)
+        for data in ("dictionary", "nested")
+        for seed in (10, 11)
+    ]  # fmt: skip

@@ -5,8 +5,13 @@
 
 Runs with even seeds are for setting the detectors' thresholds, runs with odd seeds for scoring.
 A faulty run counts where its fault had an effect, and a sound one where it reached its L0 without
-dense latents and beats the mean, on rows that the doctor never sees; the others are reported apart. A sound run is a false alarm when any error or warning is found in it; notes
-are no alarms, and don't count towards recall either.
+dense latents and beats the mean, on rows that the doctor never sees; the others are reported
+apart. A sound run is a false alarm when any error or warning is found in it; notes are no alarms,
+and don't count towards recall either.
+
+The live checks, which see the history so far and no rows, are scored apart: a sound run is a false
+alarm when they tell of anything at any moment, and their recall is over the faults that have a
+live detector and are there while training goes on.
 
 To try thresholds without training again, keep the evidence of a half and reuse it::
 
@@ -21,13 +26,18 @@ import dataclasses
 import json
 import pickle
 import platform
+import statistics
 import sys
 import time
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy
 import torch
 from doctor_cases import D_SAE, N_HELD_OUT, N_TRAIN, TRAIN, Case, healthy
 from doctor_faults import NAMES, faults
@@ -35,9 +45,24 @@ from doctor_faults import NAMES, faults
 import saebook
 from saebook.errors import TrainingError
 from saebook.training import TrainConfig
-from saebook.training.doctor import Evidence, examine, gather
+from saebook.training.doctor import DETECTORS, Evidence, Finding, Watch, examine, gather
 
 HALVES = ("setting", "scoring")
+
+
+@contextmanager
+def listening() -> Iterator[list[tuple[float, Finding]]]:
+    """What the live checks tell in runs made meanwhile: steps and findings."""
+    told: list[tuple[float, Finding]] = []
+    look = Watch.look
+
+    def listen(watch: Watch, history: list[dict[str, float]]) -> list[Finding]:
+        found = look(watch, history)
+        told.extend((history[-1]["step"], f) for f in found)
+        return found
+
+    with patch.object(Watch, "look", listen):
+        yield told
 
 
 def make(case: Case) -> tuple[dict[str, Any], Evidence | None]:
@@ -50,16 +75,22 @@ def make(case: Case) -> tuple[dict[str, Any], Evidence | None]:
         "seed": case.seed,
         "half": case.half,
         "taken": True,
+        "in_training": case.after is None,
     }
     torch.manual_seed(case.seed)
     try:
-        run, rows = case.make()
+        with listening() as told:
+            run, rows = case.make()
     except TrainingError as error:
         named = "training rows" in str(error) and str(error).startswith("step ")
-        return outcome | {"findings": ["not_finite"] if named else []}, None
+        stopped = ["not_finite"] if named else []
+        return outcome | {"findings": stopped, "told": dict.fromkeys(stopped)}, None
+    train = TrainConfig.from_dict(run.settings["train"])
+    n_steps = run.settings["train"]["n_steps"]
+    outcome["told"] = {f.name: step / n_steps for step, f in told if f.severity != "note"}
+    outcome["of_run"] = sorted(run.findings)
     if case.taken is not None:
         outcome["taken"] = bool(case.taken(run, rows))
-    train = TrainConfig.from_dict(run.settings["train"])
     evidence = gather(
         run.sae, run.history, run.card, train, train.n_steps, rows.training, rows.held_out
     )
@@ -112,23 +143,61 @@ def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _short(outcome: dict[str, Any]) -> str:
+def live_summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Recall and false alarms of what was told while training went on."""
+    live = {name for name, detector in DETECTORS.items() if detector.live}
+    recall, missed = {}, []
+    for fault, names in NAMES.items():
+        taken = [o for o in outcomes if o["fault"] == fault and o["taken"] and o["in_training"]]
+        if not live & set(names) or not taken:
+            continue
+        found = [o for o in taken if set(names) & set(o["told"])]
+        missed += [o for o in taken if not set(names) & set(o["told"])]
+        # A run that was stopped has no share.
+        shares = [min(o["told"][n] or 0 for n in names if n in o["told"]) for o in found]
+        shares = [share for share in shares if share]
+        recall[fault] = {
+            "found": len(found),
+            "of": len(taken),
+            "median_share_of_run": statistics.median(shares) if shares else None,
+        }
+    sound = [o for o in outcomes if o["fault"] == "healthy" and o["taken"]]
+    alarms = [o for o in sound if o["told"]]
+    return {
+        "recall": recall,
+        "smallest_recall": min((r["found"] / r["of"] for r in recall.values()), default=None),
+        "healthy_runs": len(sound),
+        "false_alarms": len(alarms),
+        "false_alarm_rate": len(alarms) / len(sound) if sound else None,
+        "false_alarms_by_finding": Counter(name for o in alarms for name in o["told"]),
+        # What a run keeps as its findings is what diagnosing it says, notes among them.
+        "kept_with_the_run_unlike_its_diagnosis": sum(
+            o["of_run"] != sorted(o["evidence"])
+            for o in outcomes
+            if o["in_training"] and "evidence" in o
+        ),
+        "missed": [_short(o, "told") for o in missed],
+        "alarmed": [_short(o, "told") for o in alarms],
+    }
+
+
+def _short(outcome: dict[str, Any], found: str = "findings") -> str:
     name = "{fault}, {severity}, {data}, {architecture}, seed {seed}".format(**outcome)
-    return f"{name}: {', '.join(outcome['findings']) or 'nothing'}"
+    return f"{name}: {', '.join(outcome[found]) or 'nothing'}"
 
 
 def show(name: str, result: dict[str, Any]) -> None:
     """Print a summary."""
-    print(f"\n{name}: {result['faulty_runs']} faulty runs, {result['healthy_runs']} sound ones")
+    print(f"\n{name}: {result['healthy_runs']} sound runs, {result.get('faulty_runs')} faulty ones")
     for fault, counted in result["recall"].items():
         share = f"{counted['found'] / counted['of']:.2f}" if counted["of"] else "  - "
-        apart = result["without_effect"].get(fault, 0)
+        apart = result.get("without_effect", {}).get(fault, 0)
         note = f"  ({apart} without effect)" if apart else ""
         print(f"  {fault:<24}{share}  {counted['found']:>3} of {counted['of']}{note}")
     if result["healthy_runs"]:
         print(f"  false alarms: {result['false_alarms']} ({result['false_alarm_rate']:.1%})")
     for what in ("missed", "alarmed", "meant_to_be_healthy_and_not"):
-        for line in result[what]:
+        for line in result.get(what, ()):
             print(f"    {what.replace('_', ' ')}: {line}")
 
 
@@ -170,9 +239,12 @@ def main() -> None:
     for outcome in outcomes if arguments.verbose else ():
         print(_short(outcome), outcome.get("evidence"), outcome["taken"])
     halves = [half for half in HALVES if arguments.half in ("both", half)]
-    results = {half: summary([o for o in outcomes if o["half"] == half]) for half in halves}
-    for half, result in results.items():
-        show(half, result)
+    results = {}
+    for half in halves:
+        of_half = [o for o in outcomes if o["half"] == half]
+        results[half] = summary(of_half) | {"live": live_summary(of_half)}
+        show(half, results[half])
+        show(f"{half}, live", results[half]["live"])
     print(f"\n{len(outcomes)} runs, {seconds:.0f} CPU seconds")
     if arguments.out:
         report = {
@@ -180,6 +252,7 @@ def main() -> None:
             "versions": {
                 "saebook": saebook.__version__,
                 "torch": str(torch.__version__),
+                "numpy": numpy.__version__,
                 "python": platform.python_version(),
             },
             "settings": {
