@@ -16,7 +16,7 @@ from saebook.plots.style import GREY, PAGE_WIDTH, PALETTE, panels, styled
 COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 MARKS = ("o", "s", "D", "^", "v", "P")
-MARK_COLOURS = ("vermillion", "orange", "sky", "purple", "yellow", "black")
+MARK_COLOURS = ("vermillion", "orange", "sky", "purple", "black", "yellow")
 # Places of marks within a cell, in cells: the corners first.
 CORNERS = ((0.33, -0.31), (-0.33, -0.31), (0.33, 0.31), (-0.33, 0.31), (0.0, -0.36), (0.0, 0.36))
 DARK_BELOW = 0.6
