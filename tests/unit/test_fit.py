@@ -164,3 +164,21 @@ def test_a_k_that_the_data_cannot_fill_is_found():
     config = SAEConfig(d_in=8, d_sae=16, k=12, architecture="topk")
     run = fit(config, one_hot, TrainConfig(n_steps=300, batch_size=64), progress=False)
     assert run.card["l0"] < 9 and "l0_away_from_target" in run.findings
+
+
+@pytest.mark.parametrize("architecture", ["batchtopk", "topk", "relu", "jumprelu", "gated"])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.arange(60).remainder(3)[:, None].to(torch.uint8),
+        torch.arange(60).remainder(17).eq(0)[:, None].to(torch.uint8),
+        torch.linspace(0.0, 1.0, 60)[:, None],
+        torch.ones(1, 4),
+    ],
+    ids=["one unit", "one quiet unit", "one dimension", "one example"],
+)
+def test_the_least_of_data_are_trained_on_and_examined(x, architecture):
+    config = SAEConfig(d_in=x.shape[1], d_sae=6, architecture=architecture)
+    run = fit(config, x, TrainConfig(n_steps=12, batch_size=16), progress=False)
+    assert torch.isfinite(run.sae(x.float())[0]).all()
+    assert all(isinstance(finding, str) for finding in run.findings)

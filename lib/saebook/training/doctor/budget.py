@@ -93,8 +93,8 @@ def barely_trained(evidence: Evidence) -> Finding | None:
     steps = evidence.column("step").diff().fillna(evidence.first("step"))
     reach = float((evidence.column("learning_rate") * steps).sum())
     relative = reach * evidence.config.d_encoder**0.5
-    fallen = 1 - evidence.late("fvu") / evidence.first("fvu")
-    if not relative < LEAST_REACH or fallen > LEARNED:
+    needed = (1 - LEARNED) * evidence.first("fvu")
+    if not relative < LEAST_REACH or evidence.late("fvu") <= needed:
         return None
     n_steps = int(evidence.column("step").iloc[-1])
     return Finding(
