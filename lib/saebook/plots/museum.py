@@ -54,16 +54,16 @@ def plot_before_after(exhibits: pd.DataFrame, label: str = "FVU") -> Figure:
     'FVU'
     """
     require_columns(exhibits, ["exhibit", "before", "after", "severity"], "exhibits")
-    shown = exhibits[["before", "after"]].clip(upper=WORST_SHOWN)
     figure, (axes,) = panels(1, 1, height=0.9 + 0.27 * len(exhibits))
-    for y, (row, ends) in enumerate(zip(exhibits.itertuples(), shown.itertuples(), strict=True)):
-        colour = PALETTE[NAMED_BY[row.severity]] if row.severity in NAMED_BY else GREY
-        axes.plot([ends.before, ends.after], [y, y], color=LIGHT_GREY, linewidth=1.6, zorder=1)
-        axes.plot(ends.before, y, "X", color=colour, markersize=6)
-        axes.plot(ends.after, y, "o", color=PALETTE["green"], markersize=5)
-        if row.before > WORST_SHOWN:
+    for y, row in enumerate(exhibits.to_dict("records")):
+        before, after = (min(float(row[name]), WORST_SHOWN) for name in ("before", "after"))
+        colour = PALETTE[NAMED_BY[row["severity"]]] if row["severity"] in NAMED_BY else GREY
+        axes.plot([before, after], [y, y], color=LIGHT_GREY, linewidth=1.6, zorder=1)
+        axes.plot(before, y, "X", color=colour, markersize=6)
+        axes.plot(after, y, "o", color=PALETTE["green"], markersize=5)
+        if row["before"] > WORST_SHOWN:
             axes.annotate(
-                f"{row.before:.3g}", (ends.before, y), xytext=(5, 0), va="center",
+                f"{row['before']:.3g}", (before, y), xytext=(5, 0), va="center",
                 textcoords="offset points", fontsize=7.5,
             )  # fmt: skip
     axes.axvline(1.0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
@@ -131,8 +131,8 @@ def plot_curves(
     --------
     >>> run = pd.DataFrame({"step": [1, 2], "fvu": [1.0, 0.5]})
     >>> figure = plot_curves({"Adam": {"λ = 1": run}}, x="step", y="fvu", labels=("step", "FVU"))
-    >>> figure.axes[0].get_title()
-    'Adam'
+    >>> figure.axes[0].get_xlabel()
+    'step'
     """
     names = list(dict.fromkeys(name for curves in panels_of_curves.values() for name in curves))
     style = {
