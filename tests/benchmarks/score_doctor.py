@@ -31,11 +31,8 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy
 import torch
@@ -45,24 +42,27 @@ from doctor_faults import NAMES, faults
 import saebook
 from saebook.errors import TrainingError
 from saebook.training import TrainConfig
-from saebook.training.doctor import DETECTORS, Evidence, Finding, Watch, examine, gather
+from saebook.training.doctor import DETECTORS, Evidence, Watch, examine, gather
 
 HALVES = ("setting", "scoring")
 
 
-@contextmanager
-def listening() -> Iterator[list[tuple[float, Finding]]]:
-    """What the live checks tell in runs made meanwhile: steps and findings."""
-    told: list[tuple[float, Finding]] = []
-    look = Watch.look
+def told_live(evidence: Evidence) -> dict[str, float]:
+    """What the live checks tell while a run goes on, and after which share of it; no notes.
 
-    def listen(watch: Watch, history: list[dict[str, float]]) -> list[Finding]:
-        found = look(watch, history)
-        told.extend((history[-1]["step"], f) for f in found)
-        return found
-
-    with patch.object(Watch, "look", listen):
-        yield told
+    They see the history row by row, as training shows it to them; of the model they use its
+    settings, and whether its weights are finite.
+    """
+    sae, train = evidence.sae, evidence.train
+    assert sae is not None and train is not None and train.n_steps is not None
+    watch = Watch(sae, train, train.n_steps)
+    told: dict[str, float] = {}
+    rows = [{str(k): v for k, v in r.items()} for r in evidence.history.to_dict("records")]
+    for i, row in enumerate(rows):
+        for finding in watch.look(rows[: i + 1]):
+            if finding.severity != "note":
+                told[finding.name] = row["step"] / train.n_steps
+    return told
 
 
 def make(case: Case) -> tuple[dict[str, Any], Evidence | None]:
@@ -79,15 +79,12 @@ def make(case: Case) -> tuple[dict[str, Any], Evidence | None]:
     }
     torch.manual_seed(case.seed)
     try:
-        with listening() as told:
-            run, rows = case.make()
+        run, rows = case.make()
     except TrainingError as error:
         named = "training rows" in str(error) and str(error).startswith("step ")
         stopped = ["not_finite"] if named else []
         return outcome | {"findings": stopped, "told": dict.fromkeys(stopped)}, None
     train = TrainConfig.from_dict(run.settings["train"])
-    n_steps = run.settings["train"]["n_steps"]
-    outcome["told"] = {f.name: step / n_steps for step, f in told if f.severity != "note"}
     outcome["of_run"] = sorted(run.findings)
     if case.taken is not None:
         outcome["taken"] = bool(case.taken(run, rows))
@@ -103,6 +100,7 @@ def judge(outcome: dict[str, Any], evidence: Evidence | None) -> dict[str, Any]:
         return outcome
     diagnosis = examine(evidence)
     return outcome | {
+        "told": told_live(evidence),
         "findings": [f.name for f in diagnosis if f.severity != "note"],
         "notes": [f.name for f in diagnosis if f.severity == "note"],
         "evidence": {f.name: f.evidence for f in diagnosis},

@@ -533,6 +533,14 @@ def test_looking_while_training_goes_on_tells_each_finding_once():
     assert told[0] == [] and sum("silent" in t for t in told) == 1
 
 
+def test_one_bad_batch_early_on_is_not_told():
+    sae = SAE(model())
+    for bad, told in (([0.4, 0.3, 0.5, 0.3, 9.0], False), ([1.1, 0.9, 1.2, 1.0, 1.3], True)):
+        rows = history(fvu=[0.9] * 3 + bad + [0.3] * 12).to_dict("records")[:8]
+        found = [f.name for f in Watch(sae, TRAIN, n_steps=120).look(rows)]
+        assert ("worse_than_mean" in found) is told
+
+
 def test_scoring_rows_leaves_the_model_in_its_mode():
     run = train(model("batchtopk"))
     for mode in (True, False):

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from saebook.training.doctor.evidence import Evidence
+from saebook.training.doctor.evidence import LATE, Evidence
 from saebook.training.doctor.finding import Finding, Severity
 
 DRIFT = 0.05
 DRIFT_SPREADS = 3.0
 MEAN_PREDICTOR = 1.0
+# Before there is a card: a log is of one batch, whose FVU alone says little.
+FEWEST_LOGS = 5
 
 
 def worse_than_mean(evidence: Evidence) -> Finding | None:
     """Find reconstructions that the mean of the data would beat."""
     found = evidence.card.get("fvu")
     if found is None and not evidence.card:
-        found = evidence.late("fvu")
+        logged = evidence.column("fvu")
+        found = float(logged.iloc[-max(FEWEST_LOGS, round(LATE * len(logged))) :].median())
     if found is None or math.isnan(found) or found < MEAN_PREDICTOR:
         return None
     return Finding(
