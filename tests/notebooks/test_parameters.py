@@ -18,6 +18,7 @@ from saebook.notebook.parameters import (
     resolve_parameters,
 )
 from saebook.notebook.project import chapter_sources
+from saebook.notebook.runs import NO_RECORDING, planned_runs
 
 PROJECT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted(path.stem for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -81,3 +82,13 @@ def test_papermill_itself_fails_on_wrong_parameters(name, text, tmp_path):
     assert done.returncode != 0
     assert "ParameterError" in done.stderr
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_chapter_without_recordings_runs_once_whatever_recordings_there_are():
+    recordings = {"a": {"path": "a.nwb"}, "b": {"path": "b.nwb"}}
+    plan = planned_runs(recordings, ["25_failure_museum", "20_first_sae"])
+    assert plan == [
+        ("25_failure_museum", NO_RECORDING),
+        ("20_first_sae", "a"),
+        ("20_first_sae", "b"),
+    ]
