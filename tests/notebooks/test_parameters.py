@@ -64,10 +64,14 @@ def papermill(name: str, out: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("name", CHAPTERS[:2])
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_chapter_takes_a_seed(name):
+    assert "seed" in chapter_parameters(chapter_sources()[name])
+
+
+# What each chapter computes is run cell by cell at its defaults; one is enough for papermill.
+@pytest.mark.parametrize("name", CHAPTERS[:1])
 def test_papermill_runs_a_chapter_with_parameters(name, tmp_path):
-    declared = chapter_parameters(chapter_sources()[name])
-    assert "seed" in declared, "every chapter takes a seed"
     (tmp_path / "params.yaml").write_text("seed: 1\n")
     done = papermill(name, tmp_path, "-f", str(tmp_path / "params.yaml"))
     assert done.returncode == 0, done.stderr[-2000:]
