@@ -2,6 +2,8 @@
 
     python tests/benchmarks/place_cells.py --seeds 10 --out reports/results/place_cells.json
 
+Settings are those of `recommend_config`, but for what is given by hand.
+
 The recording is that of :func:`saebook.data.simulate.simulate_place_cells`: 600 s of running on a
 track, a broad and a narrow field sharing one centre. Blocks of time choose the latents and others
 judge them.
@@ -14,6 +16,7 @@ import json
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,7 @@ import torch
 from saebook.data import prepare, read_recording, simulate_session
 from saebook.data.simulate import true_fields
 from saebook.evaluation import recover_fields
-from saebook.models import SAEConfig
-from saebook.training import TrainConfig, fit
+from saebook.training import fit, recommend_config
 
 PLACES = 25
 
@@ -55,10 +57,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--bin", type=float, default=0.05)
-    parser.add_argument("--d-sae", type=int, default=256)
-    parser.add_argument("--k", type=int, default=None)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--reconstruction", default="auto")
+    parser.add_argument("--d-sae", type=int)
+    parser.add_argument("--k", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--reconstruction")
     parser.add_argument("--out", default="")
     arguments = parser.parse_args()
     rows = []
@@ -67,14 +69,20 @@ def main() -> None:
             store, place, fields, carriers = load(seed, arguments.bin, Path(folder))
             counts = store.array()
             train, test = (store.rows(split) for split in ("train", "test"))
-            d, k = arguments.d_sae, arguments.k
-            plain = SAEConfig(store.d_in, d, k=k, reconstruction=arguments.reconstruction)
+            rate = counts[train].mean() / arguments.bin
+            advice = recommend_config(store.d_in, len(train), rate, bin_size_s=arguments.bin)
+            by_hand = {
+                "d_sae": arguments.d_sae,
+                "k": arguments.k,
+                "reconstruction": arguments.reconstruction,
+            }
+            by_hand = {name: value for name, value in by_hand.items() if value is not None}
+            plain = advice.variant(**by_hand)
+            d = plain.d_sae
             sizes = (d // 8, d // 4, d // 2, d)
-            nested = SAEConfig(
-                store.d_in, d, k=k, prefixes=sizes, reconstruction=arguments.reconstruction
-            )
+            nested = advice.variant(**by_hand, prefixes=sizes)
+            settings = replace(advice.train, n_steps=arguments.steps or advice.train.n_steps)
             for name, config in (("plain", plain), ("matryoshka", nested)):
-                settings = TrainConfig(n_steps=arguments.steps, batch_size=512)
                 run = fit(config, store, settings, seed=seed, progress=False)
                 with torch.no_grad():
                     latents = run.sae.encode(torch.from_numpy(counts).float()).numpy()
@@ -86,13 +94,19 @@ def main() -> None:
                         {"seed": seed, "model": name, "prefix": size, "n": found.n_recovered}
                         | {f"r_{f}": round(r, 3) for f, r in found.table["r_test"].items()}
                         | {"chance": round(float(found.table["chance"].to_numpy().max()), 3)}
-                        | {"fvu": run.card["fvu"], "l0": run.card["l0"]}
+                        | {"fvu": round(run.card["fvu"], 3), "l0": round(run.card["l0"], 2)}
                     )
                 print(rows[-1], file=sys.stderr, flush=True)
     table = pd.DataFrame(rows)
     print(table.groupby(["model", "prefix"])["n"].agg(["mean", "min", lambda n: (n == 4).sum()]))
     if arguments.out:
-        content = {"settings": vars(arguments), "torch": torch.__version__, "rows": rows}
+        content = {
+            "settings": vars(arguments),
+            "config": plain.to_dict(),
+            "train": settings.to_dict(),
+            "torch": torch.__version__,
+            "rows": rows,
+        }
         Path(arguments.out).write_text(json.dumps(content, indent=1) + "\n")
 
 

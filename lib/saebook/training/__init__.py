@@ -3,6 +3,7 @@
 from saebook.training.config import TrainConfig
 from saebook.training.doctor import Diagnosis, Finding, check_budget, diagnose
 from saebook.training.fit import fit
+from saebook.training.recommending import Recommendation, recommend_config
 from saebook.training.run import Run, load_run
 from saebook.training.selecting import select_run
 from saebook.training.trainer import Trainer, resolve_device
@@ -10,6 +11,7 @@ from saebook.training.trainer import Trainer, resolve_device
 __all__ = [
     "Diagnosis",
     "Finding",
+    "Recommendation",
     "Run",
     "TrainConfig",
     "Trainer",
@@ -17,6 +19,7 @@ __all__ = [
     "diagnose",
     "fit",
     "load_run",
+    "recommend_config",
     "resolve_device",
     "select_run",
 ]
