@@ -99,7 +99,7 @@ from saebook.metrics import bits_per_spike, floored, fvu, mean_interval
 from saebook.models import SAEConfig
 from saebook.plots.hyperparameters import plot_grid, plot_traces
 from saebook.plots.losses import plot_judged
-from saebook.training import TrainConfig, fit, select_run
+from saebook.training import TrainConfig, fit, recommend_config, select_run
 from saebook.training.schedules import LearningRate
 
 listed = {
@@ -1074,7 +1074,8 @@ pooling.set_index(["selection", "replica"]).round(3)
 #
 # Known counts can tell: sparse features, half as many as units, that drive Poisson units, for several numbers
 # of units and rows. For each, a grid of (latents, k) is trained on the tuning draw, both rules are applied there as they are written,
-# and with the best cell of the grid they are retrained on other draws. Judged by r with the true features on test rows; a quarter of the units is held out.
+# and with the recommendation of `recommend_config` and the best cell of the grid they are retrained on other
+# draws. Judged by r with the true features on test rows; a quarter of the units is held out.
 
 
 # %%
@@ -1102,9 +1103,10 @@ def known_counts(units, n_rows, s):
     )
 
 
-def settings_of(units):
-    """What all cells share on counts of this many units."""
-    return SAEConfig(units - units // 4, max(widths), k=1, reconstruction="mse")
+def recommended(units, n_rows):
+    """The library's recommendation for what its SAE sees of a setting."""
+    x = known_counts(units, n_rows, TUNING)[0]["train"]
+    return recommend_config(x.shape[1], len(x), float(x.mean()) / bin_size_s, bin_size_s=bin_size_s)
 
 
 FEW = slice(0, 2 * N_JUDGE)  # training rows on which latents are read
@@ -1140,11 +1142,25 @@ def run_setting(units, n_rows, s, config, on="test"):
 
 
 SETTINGS = list(zip(setting_units, setting_rows, strict=True))
+advice = {setting: recommended(*setting) for setting in SETTINGS}
+for (units, n_rows), recommendation in advice.items():
+    made = recommendation.config
+    print(
+        f"{units} units, {n_rows:,} rows: {made.d_sae} latents, k = {made.k}, {made.reconstruction}; "
+        f"{len(recommendation.sweep)} variations to try"
+    )
+print(f"\nin full, for {SETTINGS[-1][0]} units:\n{advice[SETTINGS[-1]]}\n")
+print(
+    f"here every run is {setting_steps} steps of {batch_size}; the advice is "
+    f"{advice[SETTINGS[-1]].train.n_steps:,} of {advice[SETTINGS[-1]].train.batch_size}"
+)
+
 # %%
 grid_runs = []
 jobs = [(setting, n, active) for setting in SETTINGS for n in widths for active in sparsities]
 for setting, n, active in tqdm(jobs, desc="widths", unit="run"):
-    config = dataclasses.replace(settings_of(setting[0]), d_sae=n, k=min(active, n))
+    # The rest of the recommendation holds for every cell, so that only two things differ.
+    config = advice[setting].variant(d_sae=n, k=min(active, n))
     row = run_setting(*setting, TUNING, config, on="validation")
     grid_runs.append({"setting": setting, "d_sae": n, "k": active, "config": config, **row})
 grid_runs = pd.DataFrame(grid_runs)
@@ -1179,11 +1195,13 @@ choices = []
 for setting, part in grid_runs.groupby("setting", sort=False):
     scored = [(row["config"], row) for row in part.to_dict("records")]
     _, best = select_run(scored, by="mean_r")
+    config = advice[setting].config
     found = {
         "best of the grid": (best["d_sae"], best["k"]),
         "2025 rule": rule_2025(part),
         "2026 rule": rule_2026(part),
         "lowest FVU": tuple(int(v) for v in part.loc[part["fvu"].idxmin(), ["d_sae", "k"]]),
+        "recommended": (config.d_sae, config.k),
     }
     choices += [{"setting": setting, "model": n, "d_sae": d, "k": a} for n, (d, a) in found.items()]
 choices = pd.DataFrame(choices)
@@ -1204,7 +1222,7 @@ for row, s in tqdm(jobs, desc="rules", unit="run"):
         continue
     key = (row["setting"], row["d_sae"], row["k"], s)
     if key not in done:  # two rules may well choose the same
-        config = dataclasses.replace(settings_of(row["setting"][0]), d_sae=row["d_sae"], k=row["k"])
+        config = advice[row["setting"]].variant(d_sae=row["d_sae"], k=row["k"])
         done[key] = run_setting(*row["setting"], s, config)
     rows.append({**row, "seed": s, **done[key]})
 for setting in SETTINGS:
@@ -1261,7 +1279,7 @@ rule_verdicts = {}
 for setting, part in by_rule.groupby("setting", sort=False):
     rule_verdicts[named[setting]] = [
         compare(part, score, name, "best of the grid")
-        for name in ("2025 rule", "2026 rule")
+        for name in ("2025 rule", "2026 rule", "recommended")
         for score in ("mean_r", "bits_per_spike")
     ] + [compare(part, "mean_r", "best of the grid", "raw units")]
     print(named[setting], *rule_verdicts[named[setting]], sep="\n  ")
