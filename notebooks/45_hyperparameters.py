@@ -1332,12 +1332,13 @@ if n_seeds < 3:
     print("under three seeds: read the numbers above, and run the laptop set for verdicts")
 
 # %% [markdown]
-# **For a recording.** Take the default optimiser and any schedule that does not heed the loss: between
-# tuned ones there is little to gain, and much to lose by a rate that does not fit the number of steps. So
-# spend the time on the learning rate, then on the number of latents and k, then on rows: more of them, before more
-# passes over them. Choose between runs by held-out units, `select_run(runs, by="bits_per_spike")`, or by
+# **For a recording.** Spend the time on the learning rate for your number of steps, then on the number of
+# latents and k, then on rows: more of them, before more passes over them. Optimisers that were each given
+# their rate differ little beside that. A schedule that decays spends part of the run at small rates, which
+# a run has to be long enough for: hold it against a constant rate at your own length, and use none that heeds
+# the loss. Choose between runs by held-out units, `select_run(runs, by="bits_per_spike")`, or by
 # FVU where L0 is the same; never by a total loss. And look at the raw units in the last figure: where they
-# say as much of the features as the best SAE, no setting will change that, and more units or rows might.
+# say as much of the features as the best SAE, no setting of that grid changes it.
 #
 # **For a comparison.** Everything here is at small size and short: a rate or a schedule that is best at a
 # hundred steps need not be at a hundred thousand, and a difference that these seeds cannot show may still
