@@ -805,6 +805,9 @@ hang("two-phase training", "FVU at the log's λ", collapsing.query("schedule == 
      otherwise="no fault of its own: λ decides")  # fmt: skip
 
 # %% [markdown]
+# The comparison holds λ and the number of steps, not L0: with half of the steps left for sparsity, the second
+# phase ends denser. A longer run could close the gap; that the first phase *helps* is not seen here.
+#
 # ## Wing four: the batch and time
 #
 # ### Batch normalisation
