@@ -29,8 +29,7 @@
 # `recording_path` set, passes, batch, precision and windows are tried on that recording, and judged there by
 # units that no model sees.
 #
-# **How long.** At `smoke` 54 s and at `laptop` 4 min 16 s of one CPU core, both on a machine that others
-# kept busy; `gpu` has not been timed.
+# **How long.** At `smoke` 50 s and at `laptop` 3 min 44 s of one CPU core; `gpu` has not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session
@@ -1306,6 +1305,9 @@ means[["d_sae", "k", "mean_r", "bits_per_spike", "fvu", "l0", "dead"]].mean().ro
 # there, and why FVU is no judge between different k. Marks lie on the nearest cell of the grid, where a
 # choice falls between its values; the second figure is of the very choices, on other draws, beside the
 # raw units themselves. The table has the true features as well: what there is to be had.
+#
+# The runs are a fraction of the advised length (both are printed above), so the ranking is one of short runs:
+# before relying on it raise `setting_steps`.
 #
 # ## The answer
 
