@@ -14,8 +14,8 @@ from saebook.models import SAEConfig
 from saebook.training.config import TrainConfig
 
 # Below this many spikes in a bin of the whole population, single units say more than any pooling.
-MANY_SPIKES = 20
-FEW_UNITS, MANY_UNITS = 50, 300
+MANY_SPIKES = 32
+SOME_UNITS, MANY_UNITS = 200, 300
 LATENTS_PER_UNIT, ROWS_PER_LATENT = 8, 10
 FEWEST_ROWS = 200
 BATCH_SIZE, N_STEPS = 512, 1500
@@ -132,7 +132,7 @@ def recommend_config(
     _check(n_units, n_examples, mean_rate, bin_size_s)
     spikes = n_units * mean_rate * bin_size_s
     pooled = spikes >= MANY_SPIKES
-    wanted = 128 if n_units < FEW_UNITS else 256 if n_units < MANY_UNITS else 512
+    wanted = 512 if n_units >= MANY_UNITS else 256 if pooled or n_units >= SOME_UNITS else 128
     wanted = min(wanted, max(16, 2 ** math.ceil(math.log2(LATENTS_PER_UNIT * n_units))))
     d_sae = min(wanted, 2 ** int(math.log2(n_examples / ROWS_PER_LATENT)))
     k = min(4 if pooled and n_units < MANY_UNITS else 8, max(1, n_units // 4), d_sae // 4)
@@ -148,10 +148,11 @@ def recommend_config(
     )
     in_a_bin = f"{spikes:.3g} spikes in a bin of {1000 * bin_size_s:g} ms"
     reasons = {
-        "d_sae": f"{n_units} units; more latents than features cost little, since surplus ones are "
-        "retired"
-        if d_sae == wanted
-        else f"{n_examples:,} bins can't feed more: {ROWS_PER_LATENT} for each latent",
+        "d_sae": f"{n_examples:,} bins can't feed more: {ROWS_PER_LATENT} for each latent"
+        if d_sae < wanted
+        else f"{n_units} units share many features; surplus latents are retired"
+        if wanted > 128
+        else "with so few units or spikes a wider one finds hardly more",
         "k": f"with {n_units} units, few enough that latents can't just copy them"
         if k < 4
         else "few latents in a bin must divide the work between them"
@@ -164,7 +165,7 @@ def recommend_config(
         if pooled
         else f"{in_a_bin}, too few to pool units: the squared error keeps to those that fire",
         "input_scaling": "square roots give Poisson counts of any rate noise of the same size",
-        "learning_rate": "at a third of it as many steps recover less",
+        "learning_rate": "at a third of it as many steps recover less from many units",
         "schedule": "warm-up, hold, cosine to 1 %, in fractions of the run: right for any length",
         "n_steps": f"{N_STEPS * train.batch_size / n_examples:.3g} passes over the bins; half as "
         "many steps recover less from many units",
