@@ -1366,7 +1366,9 @@ revived.set_index(["term", "seed"]).round(3)
 # %%
 museum = pd.DataFrame(museum).set_index("exhibit")
 _ = chapter.save_table(museum.reset_index(), "museum")
-museum.style.format(precision=3)
+museum.drop(columns="severity").style.format(precision=3).set_properties(
+    subset=["evidence"], **{"min-width": "20em", "text-align": "left"}
+)
 
 # %%
 on_fvu = museum[museum["measure"].str.startswith("FVU") & (museum["named by"] != "-")].reset_index()

@@ -63,8 +63,12 @@ def front_page(records: list[RunRecord], cards: list[str]) -> str:
                     f'<a href="{href}">{state_sign(record)} {duration(record.seconds)}</a>'
                 )
             rows.append([name, *cells])
-        # Full titles would push the last chapters out of sight; the cards above carry them.
-        lines += table(["recording", *(name.replace("_", " ") for name in titles)], rows)
+        # More than its number would push the last chapters out of sight; the cards carry titles.
+        heads = (
+            f'<abbr title="{html.escape(title)}">{html.escape(name.split("_")[0])}</abbr>'
+            for name, title in titles.items()
+        )
+        lines += table(["recording", *heads], rows)
         lines += _numbers(groups, titles)
         lines += _failures(records, titles)
     lines += _unusable()
