@@ -172,7 +172,7 @@ def first_pass(architecture: str, **changes) -> tuple[SAE, torch.Tensor, torch.T
     sae = SAE(SAEConfig(d_in=8, d_sae=1024, architecture=architecture, **k, **changes)).train()
     sae.fit_inputs(inputs(512))
     forward = sae.pass_through(inputs(512))
-    assert float(fvu(forward.x, forward.reconstruction.detach())) < 1.05
+    assert float(fvu(inputs(512), sae(inputs(512))[0].detach())) < 1.05
     return sae, forward.reconstruction_scaled - sae.b_dec, forward.target_scaled - sae.b_dec
 
 

@@ -131,8 +131,8 @@ def test_sparsity_factors_act_on_the_latents_that_each_prefix_adds(architecture,
     forward = plain.pass_through(x)
     per_latent = {
         "l1": forward.latents.abs(),
-        "l1_decoder_norm": forward.latents.abs() * forward.decoder_norms,
-        "l1_gate": forward.pre_activations.relu() * forward.decoder_norms,
+        "l1_decoder_norm": forward.latents.abs() * plain.W_dec.norm(dim=1),
+        "l1_gate": forward.pre_activations.relu() * plain.W_dec.norm(dim=1),
         "l0_step": (forward.latents != 0).float(),
     }[sparsity].mean(dim=0)
     parts = [per_latent[a:b].sum().item() for a, b in ((0, 3), (3, 8), (8, 20))]

@@ -73,7 +73,7 @@ def fit_weights(sae: SAE, x_scaled: Tensor, target_scaled: Tensor) -> None:
         sae.b_enc.copy_(-(x_scaled.mean(dim=0) @ sae.W_enc))
     rows = max(1, FIT_ENTRIES // config.d_sae)
     every = -(-len(x_scaled) // rows)
-    h = sae._encode_scaled(x_scaled[::every])
+    h = sae.encode_scaled(x_scaled[::every])
     config.selection.fit(sae, h)
     if config.selection.fits_scale:
         _fit_size(sae, h, target_scaled[::every])

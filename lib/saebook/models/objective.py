@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -11,48 +10,10 @@ import torch
 from torch import Tensor
 
 from saebook import losses
+from saebook.models.forward import Forward
 
 if TYPE_CHECKING:
     from saebook.models.sae import SAE
-
-
-@dataclass(frozen=True)
-class Forward:
-    """Everything one pass through an SAE computes.
-
-    Attributes
-    ----------
-    x, target, reconstruction
-        In the caller's units: the input, what it should become, and what it became.
-    x_scaled
-        [..., seq_len · d_in], as the encoder sees it.
-    pre_activations, latents
-        [..., d_sae].
-    level_latents
-        Latents of each nested dictionary, [..., size]; the last are ``latents``.
-    level_reconstructions
-        [..., d_target] of each nested dictionary, in scaled units; the last is the whole's.
-    target_scaled
-        [..., d_target].
-    decoder_norms
-        [d_sae].
-    """
-
-    x: Tensor
-    target: Tensor
-    reconstruction: Tensor
-    x_scaled: Tensor
-    pre_activations: Tensor
-    latents: Tensor
-    level_latents: Sequence[Tensor]
-    level_reconstructions: Sequence[Tensor]
-    target_scaled: Tensor
-    decoder_norms: Tensor
-
-    @property
-    def reconstruction_scaled(self) -> Tensor:
-        """[..., d_target], of the whole dictionary."""
-        return self.level_reconstructions[-1]
 
 
 Term = Callable[["SAE", Forward], Tensor]
@@ -77,32 +38,64 @@ def _reconstruction(sae: SAE, forward: Forward) -> Tensor:
 def _gated_auxiliary(sae: SAE, forward: Forward) -> Tensor:
     """Error of what the gate alone would reconstruct, through a decoder that does not learn."""
     frozen = cast("SAE", SimpleNamespace(**{n: p.detach() for n, p in sae.named_parameters()}))
-    projected = forward.pre_activations.relu() @ frozen.W_dec
+    projected = forward.entries.times(forward.pre_activations.relu(), frozen.W_dec)
     alone = sae.config.decoding.finish(frozen, projected)
-    return _error(sae, forward, sae.with_output(alone, sae.context(forward.x)))
+    return _error(sae, forward, sae.with_output(alone, forward.context))
+
+
+def _norms(sae: SAE, forward: Forward) -> Tensor:
+    """Norms of the decoder rows, for each entry."""
+    return forward.entries.at(sae.W_dec.norm(dim=1))
+
+
+def _weights(sae: SAE, forward: Forward) -> Tensor | None:
+    """Factors of the penalty, for each entry."""
+    return None if sae.latent_weights is None else forward.entries.at(sae.latent_weights)
+
+
+def _l1(sae: SAE, forward: Forward) -> Tensor:
+    total = losses.l1(forward.latents, weights=_weights(sae, forward))
+    return total / forward.entries.n_summed
+
+
+def _l1_decoder_norm(sae: SAE, forward: Forward) -> Tensor:
+    weights = _weights(sae, forward)
+    total = losses.l1_decoder_norm(forward.latents, _norms(sae, forward), weights=weights)
+    return total / forward.entries.n_summed
+
+
+def _l1_gate(sae: SAE, forward: Forward) -> Tensor:
+    gate, weights = forward.pre_activations.relu(), _weights(sae, forward)
+    total = losses.l1_decoder_norm(gate, _norms(sae, forward), weights=weights)
+    return total / forward.entries.n_summed
+
+
+def _tanh(sae: SAE, forward: Forward) -> Tensor:
+    a, b = sae.config.tanh_a, sae.config.tanh_b
+    weights = _weights(sae, forward)
+    total = losses.tanh(forward.latents, _norms(sae, forward), a, b, weights=weights)
+    return total / forward.entries.n_summed
+
+
+def _l0_step(sae: SAE, forward: Forward) -> Tensor:
+    threshold, weights = forward.entries.at(sae.threshold), _weights(sae, forward)
+    total = losses.l0_step(forward.pre_activations, threshold, sae.bandwidth, weights=weights)
+    return total / forward.entries.n_summed
+
+
+def _l0_quadratic(sae: SAE, forward: Forward) -> Tensor:
+    threshold = forward.entries.at(sae.threshold)
+    target = (sae.config.target_l0 or 1.0) * forward.entries.n_summed
+    return losses.l0_quadratic(forward.pre_activations, threshold, sae.bandwidth, target)
 
 
 TERMS: dict[str, Term] = {
     **dict.fromkeys(losses.RECONSTRUCTIONS, _reconstruction),
-    "l1": lambda sae, forward: losses.l1(forward.latents, weights=sae.latent_weights),
-    "l1_decoder_norm": lambda sae, forward: losses.l1_decoder_norm(
-        forward.latents, forward.decoder_norms, weights=sae.latent_weights
-    ),
-    "l1_gate": lambda sae, forward: losses.l1_decoder_norm(
-        forward.pre_activations.relu(), forward.decoder_norms, weights=sae.latent_weights
-    ),
-    "tanh": lambda sae, forward: losses.tanh(
-        forward.latents,
-        forward.decoder_norms,
-        sae.config.tanh_a,
-        sae.config.tanh_b,
-        weights=sae.latent_weights,
-    ),
-    "l0_step": lambda sae, forward: losses.l0_step(
-        forward.pre_activations, sae.threshold, sae.bandwidth, weights=sae.latent_weights
-    ),
-    "l0_quadratic": lambda sae, forward: losses.l0_quadratic(
-        forward.pre_activations, sae.threshold, sae.bandwidth, sae.config.target_l0 or 1.0
-    ),
+    "l1": _l1,
+    "l1_decoder_norm": _l1_decoder_norm,
+    "l1_gate": _l1_gate,
+    "tanh": _tanh,
+    "l0_step": _l0_step,
+    "l0_quadratic": _l0_quadratic,
     "gated_auxiliary": _gated_auxiliary,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,11 +12,14 @@ from saebook.errors import DataError
 from saebook.losses import COUNT_RECONSTRUCTIONS
 from saebook.models.architectures import ARCHITECTURES, Architecture
 from saebook.models.config import SAEConfig
+from saebook.models.entries import Selected
 from saebook.models.fitting import fit_weights, refuse_negative
+from saebook.models.forward import Forward
 from saebook.models.initialisation import DECODER_INITS, ENCODER_INITS
-from saebook.models.objective import TERMS, Forward
+from saebook.models.objective import TERMS
 from saebook.models.output import OUTPUTS
 from saebook.models.scaling import Context, InputScaling
+from saebook.models.selecting import Selecting, select_among_all
 
 
 class SAE(nn.Module):
@@ -212,7 +217,13 @@ class SAE(nn.Module):
     def pre_activations(self, x: Tensor) -> Tensor:
         """``h`` [..., d_sae] before selection, from inputs in the caller's units."""
         x = self._checked(x)
-        return self._encode_scaled(self._flat(self.scaling(x), self.config.d_encoder))
+        return self.encode_scaled(self._flat(self.scaling(x), self.config.d_encoder))
+
+    def encode_scaled(self, x_scaled: Tensor, latents: Tensor | slice = slice(None)) -> Tensor:
+        """Pre-activations of some latents [..., n], from scaled inputs [..., seq_len · d_in]."""
+        if self.config.apply_b_dec_to_input:
+            x_scaled = x_scaled - self.b_dec
+        return F.linear(x_scaled, self.encoder_rows[latents], self.b_enc[latents])
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents [..., d_sae] of inputs [..., d_in], or of windows [..., seq_len, d_in]."""
@@ -226,25 +237,28 @@ class SAE(nn.Module):
         projected = latents @ self.W_dec
         return self._in_units(self.config.decoding.finish(self, projected), context)
 
-    def pass_through(self, x: Tensor, target: Tensor | None = None) -> Forward:
-        """One pass with every intermediate result, for losses and trainers."""
+    def pass_through(
+        self, x: Tensor, target: Tensor | None = None, selecting: Selecting = select_among_all
+    ) -> Forward:
+        """One pass with every intermediate result, for losses and trainers.
+
+        ``selecting`` encodes and selects; see :mod:`saebook.models.sparse` for one that leaves
+        out whatever is zero.
+        """
         x = self._checked(x)
         target = self.target_of(x, target)
         context = self.context(x)
         x_scaled = self._flat(self.scaling(x), self.config.d_encoder)
-        h = self._encode_scaled(x_scaled)
-        level_latents, levels = self._select_and_reconstruct(h)
+        selected = selecting(self, x_scaled)
+        decoded = self._decode_levels(selected)
         return Forward(
-            x=x,
-            target=target,
-            reconstruction=self._in_units(levels[-1], context),
             x_scaled=x_scaled,
-            pre_activations=h,
-            latents=level_latents[-1],
-            level_latents=level_latents,
-            level_reconstructions=[self.with_output(level, context) for level in levels],
+            context=context,
             target_scaled=self._flat(self.target_scaling(target, context), self.config.d_target),
-            decoder_norms=self.W_dec.norm(dim=1),
+            sizes=self.config.levels,
+            selected=selected,
+            level_decoded=decoded,
+            level_reconstructions=[self.with_output(level, context) for level in decoded],
         )
 
     def with_output(self, scaled: Tensor, context: Context) -> Tensor:
@@ -258,14 +272,22 @@ class SAE(nn.Module):
         """The objective's stateless terms, unweighted, as 0-d tensors by name."""
         objective = self.config.objective
         names = (objective.reconstruction, *objective.sparsity, *objective.companions)
-        return {name: TERMS[name](self, forward) for name in names}
+        # Thresholds that select nothing yet owe nothing.
+        owed_nothing = objective.sparsity if self.selects_topk else ()
+        return {
+            name: forward.target_scaled.new_zeros(())
+            if name in owed_nothing
+            else TERMS[name](self, forward)
+            for name in names
+        }
 
     def forward(
         self, x: Tensor, target: Tensor | None = None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Reconstruction, latents [..., d_sae] and losses by name."""
         forward = self.pass_through(x, target)
-        return forward.reconstruction, forward.latents, self.losses(forward)
+        reconstruction = self._in_units(forward.level_decoded[-1], forward.context)
+        return reconstruction, forward.latents, self.losses(forward)
 
     def encode_prefix(self, x: Tensor, level: int) -> Tensor:
         """Latents [..., prefixes[level]] of a nested dictionary."""
@@ -280,23 +302,21 @@ class SAE(nn.Module):
         projected = latents @ self.W_dec[: latents.shape[-1]]
         return self._in_units(self.config.decoding.finish(self, projected), context)
 
-    def _select_and_reconstruct(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Latents and scaled reconstructions of every nested dictionary."""
-        select, finish = self.selection.select, self.config.decoding.finish
+    def _decode_levels(self, selected: Sequence[Selected]) -> list[Tensor]:
+        """Scaled reconstructions of every nested dictionary."""
         sizes = self.config.levels
-        if self.config.prefix_k:
-            latents = [select(self, h[..., :n], level) for level, n in enumerate(sizes)]
-            projected = [f @ self.W_dec[:n] for f, n in zip(latents, sizes)]
+        if len(selected) == len(sizes):
+            projected = [part.entries.times(part.latents, self.W_dec) for part in selected]
         else:
-            whole = select(self, h)
-            latents = [*(whole[..., :n] for n in sizes[:-1]), whole]
+            (whole,) = selected
             # Each prefix adds its own latents to the sum of the one before.
             projected, start = [], 0
-            for n in sizes:
-                part = whole[..., start:n] @ self.W_dec[start:n]
-                projected.append(part if start == 0 else projected[-1] + part)
-                start = n
-        return latents, [finish(self, p) for p in projected]
+            for size in sizes:
+                entries, latents = whole.entries.band(whole.latents, start, size)
+                part = entries.times(latents, self.W_dec)
+                projected.append(projected[-1] + part if projected else part)
+                start = size
+        return [self.config.decoding.finish(self, p) for p in projected]
 
     def _in_units(self, scaled: Tensor, context: Context | None) -> Tensor:
         if self.config.target == "all" and self.config.seq_len > 1:
@@ -318,11 +338,6 @@ class SAE(nn.Module):
     def _flat(self, values: Tensor, width: int) -> Tensor:
         """Windows [..., seq_len, d] as one axis [..., seq_len · d]; single bins as they are."""
         return values if values.shape[-1] == width else values.flatten(-2)
-
-    def _encode_scaled(self, x_scaled: Tensor) -> Tensor:
-        if self.config.apply_b_dec_to_input:
-            x_scaled = x_scaled - self.b_dec
-        return F.linear(x_scaled, self.encoder_rows, self.b_enc)  # [..., d_sae]
 
     @property
     def _scales_alike(self) -> bool:

@@ -38,7 +38,7 @@ def auxk(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
         rows = dead.nonzero().flatten()
         if not len(rows):
             return forward.pre_activations.new_zeros(())
-        h, directions = forward.pre_activations[:, rows], sae.W_dec[rows]
+        h, directions = forward.pre_activations_of(sae, rows), sae.W_dec[rows]
     else:
         h, directions = forward.pre_activations.masked_fill(~dead, float("-inf")), sae.W_dec
     latents = h.clamp_min(0.0)  # also turns -inf into 0
@@ -59,7 +59,8 @@ def ghost(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
 
 def preactivation(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
     """Pull the pre-activations of dead latents up to their thresholds (Conerly et al. 2025)."""
-    return losses.preactivation(forward.pre_activations, sae.threshold, forward.decoder_norms, dead)
+    norms = sae.W_dec.norm(dim=1)
+    return losses.preactivation(forward.pre_activations, sae.threshold, norms, dead)
 
 
 def _residual(forward: Forward) -> Tensor:

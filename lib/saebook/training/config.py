@@ -8,6 +8,7 @@ from typing import Any
 
 from saebook.errors import ConfigError
 from saebook.models.settings import as_json, build, check_choice, check_types
+from saebook.training.engines import ENGINES
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.schedules import SCHEDULES, SPARSITY_SCHEDULES
 
@@ -93,6 +94,9 @@ class TrainConfig:
         Largest norm of the whole gradient; ``None`` clips nothing.
     precision
         ``"fp32"``, or ``"bf16"``: passes in bfloat16 by autocast, weights kept in fp32.
+    engine
+        ``"auto"``: leave out latents that are zero where that is faster, on a CPU; ``"dense"`` or
+        ``"sparse"`` always does the one or the other. The numbers agree but for rounding.
     sparsity_schedule
         ``"ramp"`` (from 0 at the start), ``"two_phase"`` (0 until ``sparsity_start_fraction``,
         then a ramp) or ``"none"`` (full strength throughout).
@@ -164,6 +168,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     precision: str = "fp32"
+    engine: str = "auto"
     sparsity_schedule: str = "ramp"
     sparsity_ramp_fraction: float = 0.05
     sparsity_start_fraction: float = 0.5
@@ -186,6 +191,7 @@ class TrainConfig:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("sparsity_schedule", self.sparsity_schedule, SPARSITY_SCHEDULES)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("engine", self.engine, ("auto", *ENGINES))
         self._check_ranges()
         self._check_together()
 

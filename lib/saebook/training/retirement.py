@@ -7,14 +7,16 @@ and lets the others settle.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from saebook.models import SAE, Forward
-from saebook.training.config import TrainConfig
 from saebook.training.optimisers import reset_state
+
+if TYPE_CHECKING:
+    from saebook.training.config import TrainConfig
 
 # A latent is surplus when all its firings together lower the error by less than this share of
 # what the mean latent achieves …
@@ -57,14 +59,13 @@ def contributions(sae: SAE, forward: Forward) -> Tensor:
     [[4.0, 0.0], [16.0, 0.0], [1.0, 0.0]]
     """
     totals = sae.W_dec.new_zeros(3, sae.config.d_sae)
-    for latents, reconstruction in zip(forward.level_latents, forward.level_reconstructions):
-        rows = sae.W_dec[: latents.shape[-1]]
-        residual = forward.target_scaled - reconstruction
-        grown = latents * (2 * residual @ rows.T + latents * rows.square().sum(dim=1))
-        active = latents != 0
-        totals[:, : latents.shape[-1]] += torch.stack(
-            [grown.sum(dim=0), grown.square().sum(dim=0), active.sum(dim=0).to(grown.dtype)]
-        )
+    squared_norms = sae.W_dec.square().sum(dim=1)
+    for (entries, latents), made in zip(forward.levels, forward.level_reconstructions):
+        residual = forward.target_scaled - made
+        along = 2 * entries.products(residual, sae.W_dec)
+        grown = latents * (along + latents * entries.at(squared_norms))
+        active = (latents != 0).to(grown.dtype)
+        totals += torch.stack([entries.column_sums(v) for v in (grown, grown.square(), active)])
     return totals
 
 

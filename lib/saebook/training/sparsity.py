@@ -76,7 +76,7 @@ class SparsityCoefficient:
         """Take note of a batch's L0 after this fraction of the run, and move to the target."""
         if not self.controlled:
             return
-        before = self.l0
+        before, l0 = self.l0, l0.to(self.l0)
         self.l0 = torch.where(before.isnan(), l0, torch.lerp(l0, before, L0_DECAY))
         # Silence counts as one active latent in a hundred examples: its logarithm is finite.
         error = (self.l0.clamp_min(0.01) / self.target).log()

@@ -11,7 +11,7 @@ from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.models import SAE
 from saebook.training.config import TrainConfig
-from saebook.training.engines import ENGINES, StepResult
+from saebook.training.engines import ENGINES, Engine, StepResult, choose_engine
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.resampling import resample
 from saebook.training.retirement import Retirement
@@ -72,7 +72,8 @@ class Trainer:
         self.step_number = 0
         self.schedule = LearningRate(config)
         self.sparsity = SparsityCoefficient(sae.config, config, self.device)
-        self._engine = ENGINES["dense"]
+        self._engines: dict[str, Engine] = {}
+        self._density = 1.0
         self._inputs_fitted = int(sae.scaling.n_rows) > 0
         self.optimizer = OPTIMIZERS[config.optimizer](self.sae.parameters(), config)
         self.retirement = Retirement(sae, config)
@@ -149,7 +150,8 @@ class Trainer:
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             watched = self.retirement.watches(self.fraction)
-            result = self._engine(self.sae, x, target, coefficients, self.dead(len(x)), watched)
+            engine = self._engine(x)
+            result = engine(self.sae, x, target, coefficients, self.dead(len(x)), watched)
 
         unit_norm = self.sae.config.decoder_norm == "unit"
         if unit_norm:
@@ -167,6 +169,13 @@ class Trainer:
         for name in self.sae.config.objective.sparsity:
             logged["sparsity_coefficient"] = torch.as_tensor(coefficients[name])
         return logged
+
+    def _engine(self, x: Tensor) -> Engine:
+        wanted = self.config.engine
+        name = choose_engine(self.sae, x, self._density) if wanted == "auto" else wanted
+        if name not in self._engines:
+            self._engines[name] = ENGINES[name]()
+        return self._engines[name]
 
     @torch.no_grad()
     def _follow_selection(self, x: Tensor) -> None:
@@ -200,6 +209,10 @@ class Trainer:
         if not self.sae.selects_topk:
             self.sae.config.selection.observe(self.sae, result.smallest_active)
         self.sparsity.observe(result.l0, self.fraction)
+        if self.sae.selection.found_by == "floor" and self.device.type == "cpu":
+            # What a sparse step looked at; after a dense one, what it would have found.
+            active = float(result.l0) / self.sae.config.d_sae
+            self._density = result.density if result.density < 1.0 else active
         self.step_number += 1
         return result.losses | {
             "l0": result.l0,
@@ -231,6 +244,7 @@ class Trainer:
         """Everything needed to go on exactly where this trainer stands."""
         return {
             "step_number": self.step_number,
+            "density": self._density,
             "n_steps": self.n_steps,
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -255,6 +269,7 @@ class Trainer:
         self.sparsity.load_state_dict(state["sparsity"])
         self.retirement.load_state_dict(state["retirement"])
         self.step_number = state["step_number"]
+        self._density = state["density"]
         # What the step before this one did; the coming one decides whether that ends.
         self.sae.selects_topk = (
             self.sae.config.selection.begins_as_topk

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+
+from saebook.models.entries import AllEntries, Entries
 
 if TYPE_CHECKING:
     from saebook.models.config import SAEConfig
@@ -29,6 +32,9 @@ class Architecture:
     begins_as_topk: bool = False
     # Whether only latents above zero count as active.
     positive_only: bool = False
+    # Where the few latents of a batch that aren't zero are found: among the largest of each
+    # "row", the largest of the "batch", or what exceeds a "floor". None: none need be zero.
+    found_by: str | None = None
 
     @property
     def default_sparsity(self) -> str | None:
@@ -58,7 +64,18 @@ class Architecture:
         ``n`` is ``d_sae``, or the size of the prefix numbered ``level`` where every prefix has
         its own k.
         """
-        raise TypeError(f"{type(self).__name__} doesn't say how it selects latents")
+        del level
+        entries = AllEntries(sae.config.d_sae, 0, pre_activations.shape[-1])
+        return self.latents_at(sae, pre_activations, entries)
+
+    def latents_at(self, sae: SAE, pre_activations: Tensor, entries: Entries) -> Tensor:
+        """Latents from the pre-activations at some entries, which all that compete have won."""
+        del sae, entries
+        return pre_activations.relu()
+
+    def floor(self, sae: SAE) -> Tensor:
+        """Pre-activations [d_sae] up to which a latent is zero, and moves no parameter."""
+        return torch.zeros_like(sae.b_enc)
 
     def active(self, latents: Tensor) -> Tensor:
         """Which latents count as active, booleans of the same shape."""

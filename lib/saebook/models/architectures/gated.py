@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saebook.models.architectures.base import Architecture
+from saebook.models.entries import Entries
 
 if TYPE_CHECKING:
     from saebook.models.config import SAEConfig
@@ -25,14 +26,16 @@ class Gated(Architecture):
 
     sparsity_choices = ("l1_gate",)
     companion_terms = ("gated_auxiliary",)
+    found_by = "floor"
 
     def parameters(self, config: SAEConfig) -> dict[str, Tensor]:
         """``r_mag`` and ``b_mag``, each [d_sae]."""
         return {"r_mag": torch.zeros(config.d_sae), "b_mag": torch.zeros(config.d_sae)}
 
-    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
+    def latents_at(self, sae: SAE, pre_activations: Tensor, entries: Entries) -> Tensor:
         """Magnitudes where the gate is open."""
-        magnitudes = (pre_activations - sae.b_enc) * sae.r_mag.exp() + sae.b_mag
+        gate, r_mag = pre_activations - entries.at(sae.b_enc), entries.at(sae.r_mag)
+        magnitudes = gate * r_mag.exp() + entries.at(sae.b_mag)
         return magnitudes.relu() * (pre_activations > 0)
 
     def rescale(self, sae: SAE, factor: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saebook.losses import step
 from saebook.models.architectures.base import Architecture
+from saebook.models.entries import Entries
 
 if TYPE_CHECKING:
     from saebook.models.config import SAEConfig
@@ -27,6 +28,7 @@ class JumpReLU(Architecture):
     """
 
     begins_as_topk = True
+    found_by = "floor"
     sparsity_choices = ("l0_quadratic", "l0_step", "tanh", "l1", "l1_decoder_norm")
 
     def default_coefficient(self, sparsity: str, d_in: int) -> float:
@@ -45,9 +47,13 @@ class JumpReLU(Architecture):
         """Width of the straight-through estimator, 0-d, in scaled units."""
         return {"bandwidth": torch.tensor(config.bandwidth)}
 
-    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
+    def latents_at(self, sae: SAE, pre_activations: Tensor, entries: Entries) -> Tensor:
         """Keep what exceeds the threshold."""
-        return pre_activations * step(pre_activations, sae.threshold, sae.bandwidth)
+        return pre_activations * step(pre_activations, entries.at(sae.threshold), sae.bandwidth)
+
+    def floor(self, sae: SAE) -> Tensor:
+        """The threshold hears of everything within half a bandwidth of it."""
+        return sae.threshold - sae.bandwidth / 2
 
     def rescale(self, sae: SAE, factor: Tensor) -> None:
         """Scale latents, and what is compared with them."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saebook.models.architectures.base import Architecture
+from saebook.models.entries import Entries
 
 if TYPE_CHECKING:
     from saebook.models.sae import SAE
@@ -19,10 +20,7 @@ class ReLU(Architecture):
     sparsity_choices = ("l1_decoder_norm", "l1", "tanh")
     decoder_init_norm = 0.1
     fits_scale = False
-
-    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
-        """Keep what is positive."""
-        return pre_activations.relu()
+    found_by = "floor"
 
 
 class LeakyReLU(ReLU):
@@ -32,7 +30,8 @@ class LeakyReLU(ReLU):
     """
 
     positive_only = True
+    found_by = None
 
-    def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
+    def latents_at(self, sae: SAE, pre_activations: Tensor, entries: Entries) -> Tensor:
         """Let a little of the negative part through."""
         return torch.where(pre_activations > 0, pre_activations, sae.config.leak * pre_activations)

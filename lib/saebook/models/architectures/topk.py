@@ -18,6 +18,7 @@ class TopK(Architecture):
 
     uses_k = True
     default_auxiliary = "auxk"
+    found_by = "row"
 
     def select(self, sae: SAE, pre_activations: Tensor, level: int = -1) -> Tensor:
         """Keep the k largest of each example."""

@@ -1,10 +1,41 @@
 """Engines: ways to get the gradients of one batch. One file each, one line here."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from saebook.training.engines.dense import dense
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from saebook.models import SAE
+from saebook.training.engines.autograd import Autograd
+from saebook.training.engines.choosing import choose_engine
 from saebook.training.engines.result import StepResult
 
-ENGINES: dict[str, Callable[..., StepResult]] = {"dense": dense}
 
-__all__ = ["ENGINES", "StepResult"]
+class Engine(Protocol):
+    """What an entry of ``ENGINES`` makes: see :class:`Autograd` for what it takes."""
+
+    def __call__(
+        self,
+        sae: SAE,
+        x: Tensor,
+        target: Tensor | None,
+        coefficients: dict[str, float | Tensor],
+        dead: Tensor,
+        measure_contributions: bool = False,
+    ) -> StepResult:
+        """Add the gradients of one batch to the model's parameters."""
+        ...
+
+
+def _sparse() -> Engine:
+    # numba, which it needs, takes half a second to import.
+    from saebook.models.sparse import SelectAmongFew
+
+    return Autograd(SelectAmongFew())
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"dense": Autograd, "sparse": _sparse}
+
+__all__ = ["ENGINES", "Engine", "StepResult", "choose_engine"]

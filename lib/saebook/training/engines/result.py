@@ -24,6 +24,8 @@ class StepResult:
         0-d: active latents per example.
     squared_error
         0-d: mean summed squared error, in scaled units.
+    density
+        Share of all pre-activations at which latents were computed: 1 for a plain pass.
     contributions
         [3, d_sae], as :func:`saebook.training.retirement.contributions` sums them; None unless
         they were asked for.
@@ -37,4 +39,5 @@ class StepResult:
     l0: Tensor
     squared_error: Tensor
     squared_errors: Tensor
+    density: float
     contributions: Tensor | None = None

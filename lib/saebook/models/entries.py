@@ -1,0 +1,92 @@
+"""Where a batch's latents are computed: at all entries of [batch, d_sae], or at the few that count.
+
+What is written in terms of these methods (losses, auxiliary terms, retirement) is right for both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+class Entries(ABC):
+    """Places of a matrix [..., d_sae] at which values are held.
+
+    Attributes
+    ----------
+    n_summed
+        Examples that a penalty sums over, where it would otherwise average: losses read entries
+        of a sparse pattern as one long example.
+    """
+
+    n_summed: int = 1
+
+    @abstractmethod
+    def at(self, per_latent: Tensor) -> Tensor:
+        """What belongs to each entry's latent, from [d_sae]."""
+
+    @abstractmethod
+    def products(self, x: Tensor, rows: Tensor) -> Tensor:
+        """``x @ rows.T`` at these entries, from [..., d] and [d_sae, d]; without gradients."""
+
+    @abstractmethod
+    def times(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Values at these entries times rows [d_sae, d]: [..., d], with gradients to both."""
+
+    @abstractmethod
+    def column_sums(self, values: Tensor) -> Tensor:
+        """Sum over examples of values at these entries, [d_sae]; without gradients."""
+
+    @abstractmethod
+    def band(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
+        """The entries of latents ``first`` to ``last`` alone, and their values."""
+
+
+class AllEntries(Entries):
+    """Every entry of latents ``first`` to ``last``: values are plain tensors [..., n]."""
+
+    def __init__(self, d_sae: int, first: int = 0, last: int | None = None):
+        self.d_sae = d_sae
+        self.latents = slice(first, d_sae if last is None else last)
+
+    def at(self, per_latent: Tensor) -> Tensor:
+        """[n], which broadcasts."""
+        return per_latent[self.latents]
+
+    def products(self, x: Tensor, rows: Tensor) -> Tensor:
+        """[..., n]."""
+        return x @ rows[self.latents].T
+
+    def times(self, values: Tensor, rows: Tensor) -> Tensor:
+        """A matrix product."""
+        return values @ rows[self.latents]
+
+    def column_sums(self, values: Tensor) -> Tensor:
+        """Zero for the other latents."""
+        sums = values.new_zeros(self.d_sae)
+        sums[self.latents] = values.reshape(-1, values.shape[-1]).sum(dim=0)
+        return sums
+
+    def band(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
+        """Views."""
+        start = self.latents.start
+        return AllEntries(self.d_sae, first, last), values[..., first - start : last - start]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What an encoder and a selection rule made of a batch.
+
+    Attributes
+    ----------
+    entries
+        Where latents were computed; all others are zero.
+    pre_activations, latents
+        There: [..., n], or [n_entries] of a sparse pattern.
+    """
+
+    entries: Entries
+    pre_activations: Tensor
+    latents: Tensor

@@ -1,0 +1,241 @@
+"""Finding the few pre-activations of a batch that matter, without ever holding all of them.
+
+The encoder's product is computed for some examples at a time, into one buffer; what is wanted of
+those is taken while it lies in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saebook.models.sparse import compiled
+from saebook.models.sparse.pattern import Pattern
+from saebook.models.sparse.threads import spread
+
+# Entries of the buffer, and fewest rows at which the product still runs at full speed.
+BUFFER_ENTRIES, FEWEST_ROWS = 2**20, 256
+# A batch's cut lies close to that of the batch before; entries this share of it are looked at.
+GUESS_SHARE = 0.97
+# From a first part of a batch its whole cut is guessed, with a margin.
+FIRST_GUESS_SHARE = 0.9
+# Where a guess was too high; where this is too, every positive entry is looked at.
+SECOND_GUESS_SHARE = 0.6
+
+
+class Wanted(ABC):
+    """What is looked for in a batch: fed with parts of its rows in order, then asked.
+
+    Parameters
+    ----------
+    width
+        Only the first ``width`` latents take part.
+    """
+
+    def __init__(self, width: int):
+        self.width = width
+
+    @abstractmethod
+    def begin(self, n_rows: int, d_sae: int, dtype: np.dtype) -> None:
+        """Forget what was found, before a batch."""
+
+    @abstractmethod
+    def look(self, h: np.ndarray, first: int) -> None:
+        """Take what is wanted of pre-activations [n, d_sae], the rows from ``first`` on."""
+
+    @abstractmethod
+    def found(self) -> tuple[np.ndarray, Pattern] | None:
+        """Values and pattern; None when the batch has to be looked through again."""
+
+
+class LargestOfRows(Wanted):
+    """The k largest positive pre-activations of each example."""
+
+    def __init__(self, k: int, width: int):
+        super().__init__(width)
+        self.k = min(k, width)
+
+    def begin(self, n_rows: int, d_sae: int, dtype: np.dtype) -> None:
+        """Room for k entries of each row."""
+        self._d_sae = d_sae
+        self._values = np.empty((n_rows, self.k), dtype)
+        self._columns = np.empty((n_rows, self.k), np.int32)
+        self._counts = np.empty(n_rows, np.int64)
+
+    def look(self, h: np.ndarray, first: int) -> None:
+        """By a bound that at least k entries reach: see `compiled.largest_of_rows`."""
+        part = slice(first, first + len(h))
+        out = (self._values[part], self._columns[part], self._counts[part])
+
+        def loop(begin: int, end: int) -> None:
+            compiled.largest_of_rows(h, self.width, self.k, begin, end, *out)
+
+        spread(loop, len(h), h.size)
+
+    def found(self) -> tuple[np.ndarray, Pattern]:
+        """Rows of k entries, fewer where fewer are positive."""
+        starts = np.concatenate([[0], np.cumsum(self._counts)])
+        values, columns = self._values.ravel(), self._columns.ravel()
+        if starts[-1] < len(values):
+            kept = (np.arange(self.k) < self._counts[:, None]).ravel()
+            values, columns = values[kept], columns[kept]
+        return values, Pattern(columns, starts, self._d_sae)
+
+
+class Above(Wanted):
+    """Every pre-activation above a floor [d_sae]."""
+
+    def __init__(self, floor: np.ndarray, width: int):
+        super().__init__(width)
+        self.floor = floor
+
+    def begin(self, n_rows: int, d_sae: int, dtype: np.dtype) -> None:
+        """Nothing found yet."""
+        self._d_sae = d_sae
+        self._values: list[np.ndarray] = []
+        self._columns: list[np.ndarray] = []
+        self._counts = np.empty(n_rows, np.int64)
+
+    def look(self, h: np.ndarray, first: int) -> None:
+        """Count, then take."""
+        counts = self._counts[first : first + len(h)]
+
+        def count(begin: int, end: int) -> None:
+            compiled.count_above(h, self.floor, self.width, begin, end, counts)
+
+        spread(count, len(h), h.size)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        values = np.empty(starts[-1], h.dtype)
+        columns = np.empty(starts[-1], np.int32)
+
+        def take(begin: int, end: int) -> None:
+            compiled.take_above(h, self.floor, self.width, begin, end, starts, values, columns)
+
+        spread(take, len(h), h.size)
+        self._values.append(values)
+        self._columns.append(columns)
+
+    def found(self) -> tuple[np.ndarray, Pattern] | None:
+        """In the order of rows and columns."""
+        starts = np.concatenate([[0], np.cumsum(self._counts)])
+        columns = np.concatenate(self._columns)
+        return np.concatenate(self._values), Pattern(columns, starts, self._d_sae)
+
+
+class LargestOfBatch(Above):
+    """The ``k · n_rows`` largest positive pre-activations of a whole batch.
+
+    Entries below a guess are left out from the start. The guess changes what is looked at, never
+    what is found: where it was too high the batch is looked through once more.
+    """
+
+    def __init__(self, k: int, width: int):
+        super().__init__(np.zeros(0), width)
+        self.k = k
+        self.guess: float | None = None
+        self._missed = False
+
+    def begin(self, n_rows: int, d_sae: int, dtype: np.dtype) -> None:
+        """Start from the guess."""
+        super().begin(n_rows, d_sae, dtype)
+        self._n_wanted = min(self.k, self.width) * n_rows
+        if self.guess is not None:
+            self.floor = np.full(d_sae, self.guess, dtype)
+
+    def look(self, h: np.ndarray, first: int) -> None:
+        """Take what exceeds the guess; the first rows ever make one."""
+        if self.guess is None:
+            few = h[:: max(1, len(h) // 64), : self.width].ravel()
+            n_few = len(few) * self._n_wanted // (len(self._counts) * self.width)
+            cut = np.partition(few, len(few) - max(1, n_few))[len(few) - max(1, n_few)]
+            self.guess = FIRST_GUESS_SHARE * float(cut) if cut > 0 else 0.0
+            self.floor = np.full(h.shape[1], self.guess, h.dtype)
+        super().look(h, first)
+
+    def found(self) -> tuple[np.ndarray, Pattern] | None:
+        """The largest of what exceeded the guess, exactly as many as wanted where there are."""
+        found = super().found()
+        assert found is not None and self.guess is not None
+        values, pattern = found
+        surplus = len(values) - self._n_wanted
+        if surplus < 0:
+            if self.guess == 0.0:
+                return found
+            self.guess = 0.0 if self._missed else SECOND_GUESS_SHARE * self.guess
+            self._missed = True
+            return None
+        self._missed = False
+        cut = np.partition(values, surplus)[surplus]
+        self.guess = GUESS_SHARE * float(cut)
+        kept_values = np.empty(self._n_wanted, values.dtype)
+        kept_columns = np.empty(self._n_wanted, np.int32)
+        starts = np.empty_like(pattern.starts)
+        n_equal = self._n_wanted - int((values > cut).sum())
+        compiled.keep_largest(
+            values, pattern.columns, pattern.starts, cut, n_equal, kept_values, kept_columns, starts
+        )
+        return kept_values, Pattern(kept_columns, starts, self._d_sae)
+
+
+class Encoder:
+    """The encoder's product, part by part.
+
+    Keeps its buffer from batch to batch: new memory of this size would be cleared by the system
+    every time.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0)
+        self._low = torch.empty(0)
+
+    @torch.no_grad()
+    def search(
+        self, x: Tensor, encoder_rows: Tensor, b_enc: Tensor, wanted: Sequence[Wanted]
+    ) -> list[tuple[Tensor, Pattern]]:
+        """Find what is wanted among ``x @ encoder_rows.T + b_enc``.
+
+        Parameters
+        ----------
+        x
+            [n, d_in].
+        encoder_rows
+            [d_sae, d_in].
+        b_enc
+            [d_sae].
+        wanted
+            What is looked for; every part of the product is shown to all of them.
+
+        Returns
+        -------
+        list
+            Values [n_entries] and pattern of each.
+        """
+        d_sae = len(encoder_rows)
+        rows = min(len(x), max(FEWEST_ROWS, BUFFER_ENTRIES // d_sae))
+        if self._buffer.shape != (rows, d_sae) or self._buffer.dtype != x.dtype:
+            self._buffer = torch.empty(rows, d_sae, dtype=x.dtype)
+        dtype = self._buffer.numpy().dtype
+        found: dict[int, tuple[Tensor, Pattern]] = {}
+        while len(found) < len(wanted):
+            missing = [i for i in range(len(wanted)) if i not in found]
+            for i in missing:
+                wanted[i].begin(len(x), d_sae, dtype)
+            for first in range(0, len(x), rows):
+                part = x[first : first + rows]
+                h = self._product(part, encoder_rows, b_enc)
+                for i in missing:
+                    wanted[i].look(h, first)
+            for i in missing:
+                result = wanted[i].found()
+                if result is not None:
+                    found[i] = (torch.from_numpy(result[0]), result[1])
+        return [found[i] for i in range(len(wanted))]
+
+    def _product(self, x: Tensor, encoder_rows: Tensor, b_enc: Tensor) -> np.ndarray:
+        out = self._buffer[: len(x)]
+        torch.addmm(b_enc, x, encoder_rows.T, out=out)
+        return out.numpy()

@@ -1,0 +1,91 @@
+"""The engine for one model on one device: autograd through one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saebook.losses import mse
+from saebook.models import SAE, Forward, Selecting, select_among_all
+from saebook.training.auxiliary import AUXILIARY
+from saebook.training.engines.result import StepResult
+from saebook.training.retirement import contributions
+
+
+class Autograd:
+    """Backpropagates ``Σ cᵢ · termᵢ`` of one batch.
+
+    Parameters
+    ----------
+    selecting
+        How the pass encodes and selects. Among all latents it is the plain way, and the
+        reference for every other.
+    """
+
+    def __init__(self, selecting: Selecting = select_among_all):
+        self._selecting = selecting
+
+    def __call__(
+        self,
+        sae: SAE,
+        x: Tensor,
+        target: Tensor | None,
+        coefficients: dict[str, float | Tensor],
+        dead: Tensor,
+        measure_contributions: bool = False,
+    ) -> StepResult:
+        """Add the gradients of one batch to the model's parameters.
+
+        Parameters
+        ----------
+        sae
+            In training mode.
+        x
+            Examples [batch, ...], in the caller's units.
+        target
+            What a transcoder's examples should become, [batch, d_out].
+        coefficients
+            Weight of every term of the objective.
+        dead
+            Booleans [d_sae], for the auxiliary terms.
+        measure_contributions
+            Also measure how much each latent lowers the error.
+        """
+        forward = sae.pass_through(x, target, self._selecting)
+        terms = sae.losses(forward)
+        for name in sae.config.objective.auxiliary:
+            terms[name] = AUXILIARY[name](sae, forward, dead)
+        total = torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
+        total.backward()
+        with torch.no_grad():
+            return _result(sae, forward, {**terms, "total": total}, measure_contributions)
+
+
+def _result(
+    sae: SAE, forward: Forward, terms: dict[str, Tensor], measure_contributions: bool
+) -> StepResult:
+    active = sae.config.selection.active(forward.latents).to(forward.target_scaled.dtype)
+    n_examples = forward.target_scaled[..., 0].numel()
+    missed = forward.target_scaled - forward.reconstruction_scaled
+    return StepResult(
+        losses={name: term.detach() for name, term in terms.items()},
+        fired=forward.entries.column_sums(active) > 0,
+        smallest_active=_smallest_active(sae, forward),
+        l0=active.sum() / n_examples,
+        squared_error=mse(forward.target_scaled, forward.reconstruction_scaled),
+        squared_errors=missed.square().sum(dim=-1),
+        density=forward.latents.numel() / (n_examples * sae.config.d_sae),
+        contributions=contributions(sae, forward) if measure_contributions else None,
+    )
+
+
+def _smallest_active(sae: SAE, forward: Forward) -> Tensor:
+    """[n], one for each nested dictionary with a k of its own; infinite where none is active."""
+    chosen = forward.level_latents if sae.config.prefix_k else [forward.latents]
+    return torch.stack([_smallest(part) for part in chosen])
+
+
+def _smallest(latents: Tensor) -> Tensor:
+    if latents.numel() == 0:
+        return latents.new_full((), float("inf"))
+    return latents.masked_fill(latents == 0, float("inf")).min()
