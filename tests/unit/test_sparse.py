@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saebook.errors import ConfigError
 from saebook.models import SAE, SAEConfig
-from saebook.models.sparse import SelectAmongFew
+from saebook.models.sparse import SelectAmongFew, select_among_many
 from saebook.models.sparse.search import Above, Encoder, LargestOfBatch, LargestOfRows
 from saebook.training import TrainConfig, Trainer
 from saebook.training.engines import choose_engine
@@ -74,11 +74,12 @@ def terms_and_gradients(sae: SAE, x: Tensor, *selecting) -> tuple[dict, dict]:
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("selecting", [SelectAmongFew(), select_among_many], ids=["few", "many"])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_are_those_of_the_plain_pass(case, dtype, error):
+def test_values_and_gradients_are_those_of_the_plain_pass(case, selecting, dtype, error):
     sae, x = make(case, dtype)
     terms, gradients = terms_and_gradients(sae, x)
-    few_terms, few_gradients = terms_and_gradients(sae, x, SelectAmongFew())
+    few_terms, few_gradients = terms_and_gradients(sae, x, selecting)
     assert set(few_gradients) == set(gradients)
     for name, term in terms.items():
         # The squared distance to a target L0 may be a difference of nearly equal numbers.
@@ -89,8 +90,9 @@ def test_values_and_gradients_are_those_of_the_plain_pass(case, dtype, error):
         assert (few_gradients[name] - gradient).norm() <= error * gradient.norm(), name
 
 
+@pytest.mark.parametrize("engine", ["lean", "sparse"])
 @pytest.mark.parametrize("case", CASES)
-def test_fifty_steps_are_those_of_the_plain_engine(case):
+def test_fifty_steps_are_those_of_the_plain_engine(case, engine):
     def trained(engine: str) -> tuple[SAE, list]:
         sae, x = make(case, torch.float64)
         config = TrainConfig(n_steps=50, device="cpu", engine=engine, clip_norm=0.5)
@@ -99,7 +101,7 @@ def test_fifty_steps_are_those_of_the_plain_engine(case):
         return sae, logs
 
     plain, plain_logs = trained("dense")
-    sparse, sparse_logs = trained("sparse")
+    sparse, sparse_logs = trained(engine)
     for a, b in zip(plain_logs, sparse_logs, strict=True):
         assert set(a) == set(b)
         assert all(b[n].item() == pytest.approx(a[n].item(), rel=1e-8, abs=1e-12) for n in a)
@@ -227,9 +229,9 @@ def test_the_engine_is_chosen_by_density_and_size():
     ghost = SAE(SAEConfig(d_in=64, d_sae=1024, architecture="topk", k=8, auxiliary="ghost"))
     assert choose_engine(topk, large, 1.0) == "sparse"
     assert choose_engine(topk, large[:2], 1.0) == "dense"
-    assert choose_engine(relu, large, 1.0) == "dense"
+    assert choose_engine(relu, large, 1.0) == "lean"
     assert choose_engine(relu, large, 0.01) == "sparse"
-    assert choose_engine(leaky, large, 0.01) == "dense"
+    assert choose_engine(leaky, large, 0.01) == "lean"
     assert choose_engine(ghost, large, 0.01) == "dense"
     assert choose_engine(topk, torch.zeros(4, 512, 64), 1.0) == "dense"
 
@@ -244,7 +246,7 @@ def test_a_penalised_model_changes_engine_once_it_is_sparse_and_resumes_where_it
     trainer = make_trainer()
     for _ in range(30):
         losses = trainer.step(x)
-    assert set(trainer._engines) == {"dense", "sparse"}
+    assert set(trainer._engines) == {"lean", "sparse"}
     assert losses["l0"] < 0.1 * 1024
     resumed = make_trainer()
     resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -37,7 +38,11 @@ class Entries(ABC):
 
     @abstractmethod
     def column_sums(self, values: Tensor) -> Tensor:
-        """Sum over examples of values at these entries, [d_sae]; without gradients."""
+        """Sum over examples of values at these entries, [d_sae]."""
+
+    @abstractmethod
+    def n_examples(self, values: Tensor) -> int:
+        """Examples that these values belong to."""
 
     @abstractmethod
     def band(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
@@ -65,9 +70,14 @@ class AllEntries(Entries):
 
     def column_sums(self, values: Tensor) -> Tensor:
         """Zero for the other latents."""
-        sums = values.new_zeros(self.d_sae)
-        sums[self.latents] = values.reshape(-1, values.shape[-1]).sum(dim=0)
-        return sums
+        sums = values.reshape(-1, values.shape[-1]).sum(dim=0)
+        if len(sums) == self.d_sae:
+            return sums
+        return F.pad(sums, (self.latents.start, self.d_sae - self.latents.stop))
+
+    def n_examples(self, values: Tensor) -> int:
+        """All leading axes."""
+        return values.shape[:-1].numel()
 
     def band(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
         """Views."""
@@ -84,9 +94,22 @@ class Selected:
     entries
         Where latents were computed; all others are zero.
     pre_activations, latents
-        There: [..., n], or [n_entries] of a sparse pattern.
+        There: [..., n], or [n_entries] of a sparse pattern. Pre-activations are left out where
+        nothing asks for them.
+    positive
+        Whether latents above zero are the active ones, or all that differ from it.
     """
 
     entries: Entries
-    pre_activations: Tensor
+    pre_activations: Tensor | None
     latents: Tensor
+    positive: bool = False
+
+    def mean_latents(self) -> Tensor:
+        """Mean over examples of each latent's absolute value, [d_sae], with gradients."""
+        return self.entries.column_sums(self.latents.abs()) / self.entries.n_examples(self.latents)
+
+    def firings(self) -> Tensor:
+        """In how many examples each latent is active, [d_sae]."""
+        active = self.latents > 0 if self.positive else self.latents != 0
+        return self.entries.column_sums(active)

@@ -55,7 +55,9 @@ class Forward:
     @property
     def pre_activations(self) -> Tensor:
         """Of the whole dictionary, at its entries."""
-        return self.selected[-1].pre_activations
+        h = self.selected[-1].pre_activations
+        assert h is not None, "this pass left pre-activations out"
+        return h
 
     @property
     def latents(self) -> Tensor:
@@ -81,6 +83,7 @@ class Forward:
 
     def pre_activations_of(self, sae: SAE, latents: Tensor) -> Tensor:
         """Of these latents [n], for every example: [..., n]."""
-        if isinstance(self.entries, AllEntries):
-            return self.pre_activations[..., latents]
+        h = self.selected[-1].pre_activations
+        if h is not None and isinstance(self.entries, AllEntries):
+            return h[..., latents]
         return sae.encode_scaled(self.x_scaled, latents)

@@ -43,37 +43,31 @@ def _gated_auxiliary(sae: SAE, forward: Forward) -> Tensor:
     return _error(sae, forward, sae.with_output(alone, forward.context))
 
 
-def _norms(sae: SAE, forward: Forward) -> Tensor:
-    """Norms of the decoder rows, for each entry."""
-    return forward.entries.at(sae.W_dec.norm(dim=1))
-
-
 def _weights(sae: SAE, forward: Forward) -> Tensor | None:
     """Factors of the penalty, for each entry."""
     return None if sae.latent_weights is None else forward.entries.at(sae.latent_weights)
 
 
+# L1 is linear in absolute values: that of their mean example is the mean over examples.
 def _l1(sae: SAE, forward: Forward) -> Tensor:
-    total = losses.l1(forward.latents, weights=_weights(sae, forward))
-    return total / forward.entries.n_summed
+    return losses.l1(forward.selected[-1].mean_latents(), weights=sae.latent_weights)
 
 
 def _l1_decoder_norm(sae: SAE, forward: Forward) -> Tensor:
-    weights = _weights(sae, forward)
-    total = losses.l1_decoder_norm(forward.latents, _norms(sae, forward), weights=weights)
-    return total / forward.entries.n_summed
+    mean, norms = forward.selected[-1].mean_latents(), sae.W_dec.norm(dim=1)
+    return losses.l1_decoder_norm(mean, norms, weights=sae.latent_weights)
 
 
 def _l1_gate(sae: SAE, forward: Forward) -> Tensor:
-    gate, weights = forward.pre_activations.relu(), _weights(sae, forward)
-    total = losses.l1_decoder_norm(gate, _norms(sae, forward), weights=weights)
-    return total / forward.entries.n_summed
+    gate = forward.pre_activations.relu()
+    mean = forward.entries.column_sums(gate) / forward.entries.n_examples(gate)
+    return losses.l1_decoder_norm(mean, sae.W_dec.norm(dim=1), weights=sae.latent_weights)
 
 
 def _tanh(sae: SAE, forward: Forward) -> Tensor:
     a, b = sae.config.tanh_a, sae.config.tanh_b
-    weights = _weights(sae, forward)
-    total = losses.tanh(forward.latents, _norms(sae, forward), a, b, weights=weights)
+    norms, weights = forward.entries.at(sae.W_dec.norm(dim=1)), _weights(sae, forward)
+    total = losses.tanh(forward.latents, norms, a, b, weights=weights)
     return total / forward.entries.n_summed
 
 

@@ -31,11 +31,16 @@ def select_among_all(sae: SAE, x_scaled: Tensor) -> Sequence[Selected]:
     sequence of Selected
         One; or one for each nested dictionary, where each has its own k.
     """
-    h = sae.encode_scaled(x_scaled)
-    select, d_sae = sae.selection.select, sae.config.d_sae
+    return select_levels(sae, sae.encode_scaled(x_scaled))
+
+
+def select_levels(sae: SAE, h: Tensor) -> Sequence[Selected]:
+    """Select among pre-activations [..., d_sae], once or for each nested dictionary."""
+    rule, d_sae = sae.selection, sae.config.d_sae
     if not sae.config.prefix_k:
-        return [Selected(AllEntries(d_sae), h, select(sae, h))]
+        return [Selected(AllEntries(d_sae), h, rule.select(sae, h), rule.positive_only)]
     return [
-        Selected(AllEntries(d_sae, 0, n), h[..., :n], select(sae, h[..., :n], level))
+        Selected(AllEntries(d_sae, 0, n), part, rule.select(sae, part, level), rule.positive_only)
         for level, n in enumerate(sae.config.levels)
+        for part in (h[..., :n],)
     ]

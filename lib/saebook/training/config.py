@@ -95,8 +95,9 @@ class TrainConfig:
     precision
         ``"fp32"``, or ``"bf16"``: passes in bfloat16 by autocast, weights kept in fp32.
     engine
-        ``"auto"``: leave out latents that are zero where that is faster, on a CPU; ``"dense"`` or
-        ``"sparse"`` always does the one or the other. The numbers agree but for rounding.
+        ``"auto"`` takes the fastest for each step. ``"dense"`` is the plain one, ``"lean"`` leaves
+        out products that nobody needs, ``"sparse"`` (on a CPU) latents that are zero; their
+        numbers agree but for rounding.
     sparsity_schedule
         ``"ramp"`` (from 0 at the start), ``"two_phase"`` (0 until ``sparsity_start_fraction``,
         then a ramp) or ``"none"`` (full strength throughout).

@@ -12,6 +12,7 @@ from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.models import SAE
 from saebook.training.config import TrainConfig
 from saebook.training.engines import ENGINES, Engine, StepResult, choose_engine
+from saebook.training.memory import keep_freed_memory
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.resampling import resample
 from saebook.training.retirement import Retirement
@@ -66,6 +67,8 @@ class Trainer:
         if n_steps is None or n_steps < 1:
             raise ConfigError(f"n_steps = {n_steps}: a trainer needs the length of its run, ≥ 1")
         self.device = resolve_device(config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.sae = sae.to(self.device).train()
         self.config = config
         self.n_steps = n_steps
@@ -206,7 +209,7 @@ class Trainer:
     def _finish_step(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
         self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
         self.sae.config.selection.constrain(self.sae)
-        if not self.sae.selects_topk:
+        if result.smallest_active is not None and not self.sae.selects_topk:
             self.sae.config.selection.observe(self.sae, result.smallest_active)
         self.sparsity.observe(result.l0, self.fraction)
         if self.sae.selection.found_by == "floor" and self.device.type == "cpu":

@@ -30,6 +30,8 @@ class Architecture:
     fits_scale: bool = True
     # Whether training may begin with the k largest latents of each example instead.
     begins_as_topk: bool = False
+    # Whether it observes the smallest active latent of each batch.
+    follows_smallest: bool = False
     # Whether only latents above zero count as active.
     positive_only: bool = False
     # Where the few latents of a batch that aren't zero are found: among the largest of each

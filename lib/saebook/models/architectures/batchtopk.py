@@ -30,6 +30,7 @@ class BatchTopK(Architecture):
     default_auxiliary = "auxk"
     begins_as_topk = True
     found_by = "batch"
+    follows_smallest = True
 
     def buffers(self, config: SAEConfig) -> dict[str, Tensor]:
         """Thresholds [n], in units of the latents, -1 until set: one, or one per prefix's k."""

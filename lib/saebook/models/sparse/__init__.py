@@ -1,5 +1,6 @@
-"""Passes that compute only the few latents of a batch that are not zero. For CPUs."""
+"""Passes that leave out what is zero, or what nobody needs: the same numbers, sooner."""
 
-from saebook.models.sparse.selecting import SelectAmongFew
+from saebook.models.sparse.few import SelectAmongFew
+from saebook.models.sparse.many import select_among_many
 
-__all__ = ["SelectAmongFew"]
+__all__ = ["SelectAmongFew", "select_among_many"]

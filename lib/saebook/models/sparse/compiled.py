@@ -37,8 +37,8 @@ def _compile(fast: bool = False) -> Callable[[Callable], Callable]:
 
 
 @_compile()
-def _largest_first(values, columns, n, k):
-    """Move the k largest of the first n values, and their columns, to the front."""
+def _kth_largest(values, n, k):
+    """Return the k-th largest of the first n values, which change places."""
     low, high = 0, n - 1
     while low < high:
         pivot = values[(low + high) // 2]
@@ -50,7 +50,6 @@ def _largest_first(values, columns, n, k):
                 j -= 1
             if i <= j:
                 values[i], values[j] = values[j], values[i]
-                columns[i], columns[j] = columns[j], columns[i]
                 i += 1
                 j -= 1
         if k - 1 <= j:
@@ -58,10 +57,11 @@ def _largest_first(values, columns, n, k):
         elif k - 1 >= i:
             low = i
         else:
-            return
+            break
+    return values[k - 1]
 
 
-@_compile()
+@_compile(fast=True)
 def largest_of_rows(h, width, k, first, last, values, columns, counts):
     """Write the k largest positive entries of each row, in any order.
 
@@ -80,8 +80,7 @@ def largest_of_rows(h, width, k, first, last, values, columns, counts):
     """
     n_groups = min(width, LANES * ((GROUPS_PER_ENTRY * k + LANES - 1) // LANES))
     maxima = np.empty(n_groups, h.dtype)
-    ordered = np.empty(n_groups, h.dtype)
-    numbers = np.empty(n_groups, np.int32)
+    mixed = np.empty(width, h.dtype)
     some = np.empty(width, h.dtype)
     where = np.empty(width, np.int32)
     smallest = np.finfo(h.dtype).tiny
@@ -94,19 +93,16 @@ def largest_of_rows(h, width, k, first, last, values, columns, counts):
         for step in range(1, whole):
             part = row[step * n_groups : (step + 1) * n_groups]
             for g in range(n_groups):
-                maxima[g] = max(maxima[g], part[g])
-        for g in range(width - whole * n_groups):
-            maxima[g] = max(maxima[g], row[whole * n_groups + g])
+                maxima[g] = part[g] if part[g] > maxima[g] else maxima[g]
+        rest = row[whole * n_groups : width]
+        for g in range(len(rest)):
+            maxima[g] = rest[g] if rest[g] > maxima[g] else maxima[g]
         # At least k entries reach the k-th largest maximum.
         bound = smallest
         if n_groups > k:
             for g in range(n_groups):
-                ordered[g] = maxima[g]
-            _largest_first(ordered, numbers, n_groups, k)
-            lowest = ordered[0]
-            for g in range(1, k):
-                lowest = min(lowest, ordered[g])
-            bound = max(lowest, smallest)
+                mixed[g] = maxima[g]
+            bound = max(_kth_largest(mixed, n_groups, k), smallest)
         n = 0
         for g in range(n_groups):
             if maxima[g] >= bound:
@@ -115,13 +111,24 @@ def largest_of_rows(h, width, k, first, last, values, columns, counts):
                         some[n] = row[i]
                         where[n] = i
                         n += 1
+        n_kept, n_equal = n, 0
+        cut = bound
         if n > k:
-            _largest_first(some, where, n, k)
-            n = k
+            for i in range(n):
+                mixed[i] = some[i]
+            cut = _kth_largest(mixed, n, k)
+            n_equal = k
+            for i in range(n):
+                n_equal -= some[i] > cut
+            n_kept = k
+        place = 0
         for i in range(n):
-            values[r, i] = some[i]
-            columns[r, i] = where[i]
-        counts[r] = n
+            if n <= k or some[i] > cut or (some[i] == cut and n_equal > 0):
+                n_equal -= some[i] == cut
+                values[r, place] = some[i]
+                columns[r, place] = where[i]
+                place += 1
+        counts[r] = n_kept
 
 
 @_compile(fast=True)
@@ -284,3 +291,49 @@ def transpose(columns, starts, order, rows, column_starts):
             order[p] = e
             rows[p] = r
             place[columns[e]] = p + 1
+
+
+@_compile(fast=True)
+def keep_positive(h, first, last, sums, counts):
+    """Set what is negative to zero, in place, and add up each column.
+
+    Parameters
+    ----------
+    h
+        Changed: [n, d_sae]. NaN stays.
+    sums
+        Added to: [d_sae], of what is kept.
+    counts
+        Added to: [d_sae], how many are positive.
+    """
+    width = h.shape[1]
+    zero = h.dtype.type(0)
+    for r in range(first, last):
+        row = h[r]
+        for i in range(width):
+            value = row[i]
+            kept = zero if value < 0 else value
+            row[i] = kept
+            sums[i] += kept
+            counts[i] += np.int32(value > 0)
+
+
+@_compile(fast=True)
+def keep_gradients(latents, gradient, shared, first, last):
+    """Add what all examples share, where a latent is positive, and set the rest to zero.
+
+    Parameters
+    ----------
+    latents
+        [n, d_sae].
+    gradient
+        Changed: [n, d_sae].
+    shared
+        [d_sae].
+    """
+    width = latents.shape[1]
+    zero = latents.dtype.type(0)
+    for r in range(first, last):
+        row, kept = gradient[r], latents[r]
+        for i in range(width):
+            row[i] = row[i] + shared[i] if kept[i] > 0 else zero

@@ -89,8 +89,14 @@ class Pattern(Entries):
         return out
 
     def column_sums(self, values: Tensor) -> Tensor:
-        """[d_sae]."""
-        return values.new_zeros(self.d_sae).index_add_(0, self.index, values)
+        """[d_sae]; of booleans their number."""
+        values = values.to(torch.float32) if values.dtype == torch.bool else values
+        return values.new_zeros(self.d_sae).index_add(0, self.index, values)
+
+    def n_examples(self, values: Tensor) -> int:
+        """Rows."""
+        del values
+        return self.n_rows
 
     def sums_of_rows(self, values: Tensor, table: Tensor) -> Tensor:
         """The matrix of these values times a table [d_sae, d], without gradients: [n_rows, d]."""

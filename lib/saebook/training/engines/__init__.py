@@ -29,13 +29,19 @@ class Engine(Protocol):
         ...
 
 
+# numba, which these need, takes half a second to import.
 def _sparse() -> Engine:
-    # numba, which it needs, takes half a second to import.
     from saebook.models.sparse import SelectAmongFew
 
     return Autograd(SelectAmongFew())
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"dense": Autograd, "sparse": _sparse}
+def _lean() -> Engine:
+    from saebook.models.sparse import select_among_many
+
+    return Autograd(select_among_many)
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"dense": Autograd, "lean": _lean, "sparse": _sparse}
 
 __all__ = ["ENGINES", "Engine", "StepResult", "choose_engine"]

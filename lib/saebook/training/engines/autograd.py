@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saebook.losses import mse
 from saebook.models import SAE, Forward, Selecting, select_among_all
 from saebook.training.auxiliary import AUXILIARY
 from saebook.training.engines.result import StepResult
@@ -64,23 +63,26 @@ class Autograd:
 def _result(
     sae: SAE, forward: Forward, terms: dict[str, Tensor], measure_contributions: bool
 ) -> StepResult:
-    active = sae.config.selection.active(forward.latents).to(forward.target_scaled.dtype)
-    n_examples = forward.target_scaled[..., 0].numel()
+    firings = forward.selected[-1].firings()
+    n_examples = forward.entries.n_examples(forward.latents)
     missed = forward.target_scaled - forward.reconstruction_scaled
+    squared_errors = missed.square().sum(dim=-1)
     return StepResult(
         losses={name: term.detach() for name, term in terms.items()},
-        fired=forward.entries.column_sums(active) > 0,
+        fired=firings > 0,
         smallest_active=_smallest_active(sae, forward),
-        l0=active.sum() / n_examples,
-        squared_error=mse(forward.target_scaled, forward.reconstruction_scaled),
-        squared_errors=missed.square().sum(dim=-1),
+        l0=firings.sum(dtype=torch.float64).div(n_examples).to(missed.dtype),
+        squared_error=squared_errors.mean(),
+        squared_errors=squared_errors,
         density=forward.latents.numel() / (n_examples * sae.config.d_sae),
         contributions=contributions(sae, forward) if measure_contributions else None,
     )
 
 
-def _smallest_active(sae: SAE, forward: Forward) -> Tensor:
+def _smallest_active(sae: SAE, forward: Forward) -> Tensor | None:
     """[n], one for each nested dictionary with a k of its own; infinite where none is active."""
+    if not sae.config.selection.follows_smallest:
+        return None
     chosen = forward.level_latents if sae.config.prefix_k else [forward.latents]
     return torch.stack([_smallest(part) for part in chosen])
 

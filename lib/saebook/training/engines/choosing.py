@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from saebook.models import SAE
 
-# Share of latents below which those that are zero are better left out …
+# Share of latents below which those that are zero are better left out.
 SPARSE_DENSITY = 0.1
-# … where a step is large enough for that to show: multiplications of its encoder.
-SPARSE_PRODUCT = 2**23
+# Multiplications of its encoder from which a step is worth any such care.
+WORTHWHILE_PRODUCT = 2**22
 # Auxiliary terms that ask for every pre-activation.
 NEEDS_ALL = ("ghost", "preactivation")
 
@@ -29,7 +30,8 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
     Returns
     -------
     str
-        ``"sparse"`` where few latents are active, or ``"dense"``.
+        ``"sparse"`` where few latents are active, ``"lean"`` where many are, and ``"dense"`` for
+        what these don't take, or small steps.
 
     Examples
     --------
@@ -39,20 +41,20 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
     >>> choose_engine(sae, torch.zeros(512, 64), density=1.0)
     'sparse'
     """
-    if not allows_sparse(sae, x):
+    product = len(x) * sae.config.d_sae * sae.config.d_encoder
+    if product < WORTHWHILE_PRODUCT or not _is_plain(sae, x):
         return "dense"
-    if sae.selection.found_by != "floor":
+    if sae.selection.found_by not in (None, "floor"):
         density = max(sae.k_of_level(level) for level in range(len(sae.config.levels)))
         density /= sae.config.d_sae
-    product = len(x) * sae.config.d_sae * sae.config.d_encoder
-    return "sparse" if density <= SPARSE_DENSITY and product >= SPARSE_PRODUCT else "dense"
+    finds = sae.selection.found_by is not None and x.device.type == "cpu"
+    return "sparse" if finds and density <= SPARSE_DENSITY else "lean"
 
 
-def allows_sparse(sae: SAE, x: Tensor) -> bool:
-    """Whether the sparse engine can take this batch at all."""
+def _is_plain(sae: SAE, x: Tensor) -> bool:
+    """Whether the batch is one of rows or windows, and no term asks for every pre-activation."""
     return (
-        x.device.type == "cpu"
-        and sae.selection.found_by is not None
+        x.ndim == (2 if sae.config.seq_len == 1 else 3)
         and not set(NEEDS_ALL) & set(sae.config.objective.auxiliary)
-        and x.ndim == (2 if sae.config.seq_len == 1 else 3)
+        and not torch.is_autocast_enabled(x.device.type)
     )

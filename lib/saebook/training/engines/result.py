@@ -19,7 +19,7 @@ class StepResult:
         Booleans [d_sae]: active in at least one example.
     smallest_active
         [n]: the smallest active latent, per nested dictionary with a k of its own; infinite
-        when none is active.
+        when none is active. None where the architecture doesn't follow it.
     l0
         0-d: active latents per example.
     squared_error
@@ -35,7 +35,7 @@ class StepResult:
 
     losses: dict[str, Tensor]
     fired: Tensor
-    smallest_active: Tensor
+    smallest_active: Tensor | None
     l0: Tensor
     squared_error: Tensor
     squared_errors: Tensor
