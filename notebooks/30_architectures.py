@@ -43,6 +43,7 @@ noise: float = 0.1  # their noise, relative to the signal
 d_sae: int = 128  # latents
 k: int = 4  # latents active per example, and true features active per example
 every_kind: bool = False  # all architectures on nested and non-linear truth too
+decoder_steps: int = 50  # steps per run where decoders are compared, on which their order depends
 widths: list[int] = [256]  # further numbers of latents, for dead latents and scaling
 sparsities: list[int] = [2]  # further numbers of active latents, for scaling
 data_sizes: list[int] = [1024]  # further numbers of training examples, for scaling
@@ -142,8 +143,8 @@ def nested_sizes(size, active):
     return sizes, tuple(min(n, max(1, round(active * f))) for n, f in zip(sizes, (0.25, 0.5, 1)))
 
 
-def contestants(d_in, size, active):
-    """Settings of every architecture with this many latents and active ones."""
+def contestants(d_in, size, active, hidden=None):
+    """Settings of every architecture with this many latents, active ones and hidden units."""
     sizes, k_of_size = nested_sizes(size, active)
     target = {"target_l0": float(active)}
     l1 = {**target, "sparsity_coefficient": RELU_BEGINS_AT * math.sqrt(d_in)}
@@ -163,7 +164,7 @@ def contestants(d_in, size, active):
             "prefix_sparsity": (2.0, 1.4, 1.0),
             **l1,
         },
-        "mlp decoder": {"k": active, "decoder": "mlp"},
+        "mlp decoder": {"k": active, "decoder": "mlp", "d_hidden": hidden},
     }
 
 
@@ -264,11 +265,11 @@ def score_known(model, known, x_train, x_test, f_train, f_test):
     }
 
 
-def train_known(settings, kind, s, size=d_sae, rows=None):
+def train_known(settings, kind, s, size=d_sae, rows=None, how=train):
     """Train on one kind of truth; the SAE, its scores and what it cost."""
     known, x_train, *rest = truth[kind, s]
     began = clock()
-    run = fit(config_of(settings, d_in, size), x_train[:rows], train, seed=seed + s, progress=False)
+    run = fit(config_of(settings, d_in, size), x_train[:rows], how, seed=seed + s, progress=False)
     spent = clock() - began
     sae = run.sae.cpu()
     scores = score_known(sae, known, x_train, *rest)
@@ -277,7 +278,7 @@ def train_known(settings, kind, s, size=d_sae, rows=None):
         **scores,
         "matched": abs(scores["l0"] - wanted) <= 0.25 * wanted,
         "weights": sum(p.numel() for p in sae.parameters()),
-        "ms per step": 1000 * spent / n_steps,
+        "ms per step": 1000 * spent / how.n_steps,
         "kind": kind,
         "seed": seed + s,
         "d_sae": size,
@@ -302,7 +303,8 @@ def shown(bar, name, row):
 # components counts in both directions).
 
 # %%
-MODELS = contestants(d_in, d_sae, k)
+# As many hidden units as the nonlinear truth has.
+MODELS = contestants(d_in, d_sae, k, hidden=4 * n_features)
 ASKED = {
     "linear": list(MODELS),
     "nested": list(MODELS)
@@ -727,20 +729,30 @@ print("\n".join(nesting_verdicts))
 # mlp. Reconstruction: FVU. Interpretation: does a latent still follow one feature (r)? Does its effective
 # direction, the decoder's Jacobian averaged over the examples in which it is active, still point where the
 # feature does (MMCS, recall)?
+#
+# The order of the three depends on how long they learn, so this section has a number of steps of its own.
+# A hidden layer needs hidden units: the nonlinear truth speaks through four terms per feature, and the
+# mlp gets as many.
 
 # %%
-hidden = config_of(MODELS["mlp decoder"], d_in).d_hidden
-n_mlp = d_in * d_sae + d_sae * hidden + hidden * d_in
-wide = round(n_mlp / (2 * d_in))
-rows = [
-    {"model": "wide linear", **train_known({"k": k}, kind, s, size=wide)[1]}
-    for kind in tqdm(["linear", "nonlinear"], desc="wide linear", unit="kind")
-    for s in range(n_seeds)
-]
-decoders = pd.concat(
-    [on_truth[on_truth["model"].isin(["batchtopk", "mlp decoder"])], pd.DataFrame(rows)]
-)
-decoders = decoders[decoders["kind"] != "nested"].replace({"model": {"batchtopk": "linear"}})
+n_mlp = sum(p.numel() for p in SAE(config_of(MODELS["mlp decoder"], d_in)).parameters())
+wide = round(n_mlp / (2 * d_in + 1))
+DECODERS = {
+    "linear": ({"k": k}, d_sae),
+    "wide linear": ({"k": k}, wide),
+    "mlp decoder": (MODELS["mlp decoder"], d_sae),
+}
+longer = dataclasses.replace(train, n_steps=decoder_steps)
+rows = []
+jobs = [(m, kind, s) for kind in ("linear", "nonlinear") for s in range(n_seeds) for m in DECODERS]
+with tqdm(jobs, desc="decoders", unit="run") as bar:
+    for name, kind, s in bar:
+        settings, size = DECODERS[name]
+        _, row = train_known(settings, kind, s, size=size, how=longer)
+        rows.append({"model": name, **row})
+        shown(bar, name, row)
+decoders = pd.DataFrame(rows)
+_ = chapter.save_table(decoders.drop(columns="ms per step"), "decoders")
 for kind in ("linear", "nonlinear"):
     part = decoders[decoders["kind"] == kind]
     figure = plot_contestants(

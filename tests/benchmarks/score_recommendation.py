@@ -4,7 +4,7 @@
         --out reports/results/recommendation.json
 
 Twenty simulated settings, none of which the rules were made from: 20 to 1,000 units, 2,000 to
-1,000,000 bins, 1 to 20 Hz. On each, the recommendation and every point of the grid train on the
+1,000,000 bins, 1 to 20 Hz. (With ``--fitting``, twenty others, from which they were made.) On each, the recommendation and every point of the grid train on the
 same rows; recovery is the mean correlation of true features with their one-to-one latents, chosen
 on some held-out rows and scored on others. Finished trainings are kept in the work folder, so that
 an interrupted study goes on where it was.
@@ -57,8 +57,9 @@ class Setting:
         )
 
 
-def held_out_settings(n: int, seed: int = 20) -> list[Setting]:
+def draw_settings(n: int, fitting: bool = False) -> list[Setting]:
     """A Latin hypercube over sizes, rates, superposition and density, logarithmic each."""
+    seed = 7 if fitting else 20
     rng = np.random.default_rng(seed)
 
     def spread(low: float, high: float) -> np.ndarray:
@@ -73,7 +74,7 @@ def held_out_settings(n: int, seed: int = 20) -> list[Setting]:
             mean_rate=round(float(rates[i]), 2),
             n_features=max(round(ratio[i] * units[i]), 3 * round(l0[i])),
             mean_l0=round(float(l0[i]), 1),
-            seed=1000 + i,
+            seed=(2000 if fitting else 1000) + i,
         )
         for i in range(n)
     ]
@@ -143,13 +144,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--settings", type=int, default=20, help="how many (20)")
+    parser.add_argument("--fitting", action="store_true", help="the settings rules are made from")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of settings to run now")
     parser.add_argument("--work", type=Path, required=True, help="folder of finished trainings")
     parser.add_argument("--out", type=Path, help="where the summary goes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    settings = held_out_settings(arguments.settings)
+    settings = draw_settings(arguments.settings, arguments.fitting)
     numbers = arguments.only or range(len(settings))
     rows = [study(settings[i], arguments.work) for i in numbers]
     short = [row["short_of_best"] for row in rows]

@@ -257,6 +257,9 @@ class Chapter:
         """
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
+        # Finding the layout takes longer than drawing: found once, it serves every rendering.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         # Without a date the same figure is the same file.
         figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
         figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=200)
