@@ -6,7 +6,7 @@ PROFILE ?= local
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install handbook test test-all lint types lab status site clean
+.PHONY: help install handbook test test-all lint types lab status site bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -34,6 +34,9 @@ lab: install  ## JupyterLab on the chapters
 
 status: install  ## table of all runs
 	@$(VENV) -m saebook status
+
+bench: install  ## how fast a training step is, beside the matrix products it can't do without
+	@$(VENV) -m saebook bench
 
 site: install  ## rebuild the report from the runs there are
 	@$(VENV) -m saebook site

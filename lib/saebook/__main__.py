@@ -25,6 +25,7 @@ COMMANDS = (
     "status",
     "site",
     "lab",
+    "bench",
 )
 
 

@@ -199,7 +199,7 @@ class Trainer:
         """Drop the part of each row's gradient that would only change its norm."""
         gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
         assert gradient is not None
-        gradient.sub_((gradient * rows).sum(dim=1, keepdim=True) * rows)
+        gradient.addcmul_(rows, (gradient * rows).sum(dim=1, keepdim=True), value=-1.0)
 
     @torch.no_grad()
     def _normalise_decoder(self) -> None:

@@ -165,23 +165,26 @@ def take_above(h, floor, width, first, last, starts, values, columns):
     values, columns
         Written: [n_entries].
     """
+    n_blocks = width // BLOCK
     for r in range(first, last):
         row = h[r]
         n = starts[r]
-        end = starts[r + 1]
-        begin = 0
-        while begin < width and n < end:
-            stop = min(begin + BLOCK, width)
+        for block in range(n_blocks):
+            begin = block * BLOCK
             found = np.int32(0)
-            for i in range(begin, stop):
-                found += np.int32(row[i] > floor[i])
+            for i in range(BLOCK):  # of known length, it runs in vector instructions
+                found += np.int32(row[begin + i] > floor[begin + i])
             if found > 0:
-                for i in range(begin, stop):
+                for i in range(begin, begin + BLOCK):
                     if row[i] > floor[i]:
                         values[n] = row[i]
                         columns[n] = i
                         n += 1
-            begin = stop
+        for i in range(n_blocks * BLOCK, width):
+            if row[i] > floor[i]:
+                values[n] = row[i]
+                columns[n] = i
+                n += 1
 
 
 @_compile()
