@@ -14,6 +14,7 @@ from saebook.plots.losses import (
     plot_count_response,
     plot_judged,
     plot_minimisers,
+    plot_populations,
 )
 
 
@@ -78,3 +79,20 @@ def test_minimisers_and_responses_share_colours_between_panels():
     counts = np.arange(4)
     figure = render(plot_count_response(counts, {"a": counts}, {"a": counts}, undone={"a": counts}))
     assert len(figure.axes) == 2
+
+
+def test_populations_share_one_scale_and_a_lone_run_has_no_interval():
+    table = pd.DataFrame(
+        [
+            {"units": units, "loss": loss, "spikes": spikes, "seed": 0, "r": 0.1 * spikes}
+            for units in ("4 units", "8 units")
+            for loss in ("raw units", "MSE", "LMSE")
+            for spikes in (2.0, 6.0)
+        ]
+    )
+    figure = render(plot_populations(table, "r", "r"))
+    left, right = figure.axes
+    assert left.get_ylim() == right.get_ylim()
+    assert all(len(axes.lines) == 3 * (1 + 2 * 2) for axes in figure.axes)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["MSE", "LMSE", "raw units"]

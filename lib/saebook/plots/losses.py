@@ -174,6 +174,93 @@ def _points(panel: Axes, x: float, values: np.ndarray, colour: str, mark: str) -
 
 
 @styled
+def plot_populations(
+    scores: pd.DataFrame,
+    score: str,
+    label: str,
+    *,
+    x: str = "spikes",
+    x_label: str = "spikes per bin of the population",
+    panel: str = "units",
+    colour: str = "loss",
+    control: str = "raw units",
+) -> Figure:
+    """One score over the spikes of a bin, one panel per kind of population.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        One row per run, with a column for each of the other arguments.
+    score : str
+        Column along the vertical axis.
+    label : str
+        Of that axis.
+    x, x_label : str
+        Column along the horizontal axis, positive, and its label.
+    panel, colour : str
+        Columns told by panel, titled with their values, and by colour.
+    control : str
+        The value of ``colour`` that is drawn grey and dashed.
+
+    Returns
+    -------
+    Figure
+        Intervals (95 %, of the mean) only from three seeds on.
+
+    Raises
+    ------
+    DataError
+        The table lacks a column.
+
+    Examples
+    --------
+    >>> scores = pd.DataFrame({"units": "4 units", "loss": ["MSE", "LMSE"], "spikes": 2.0, "r": 0.5})
+    >>> [panel.get_title() for panel in plot_populations(scores, "r", "r").axes]
+    ['4 units']
+    """
+    require_columns(scores, [x, panel, colour, score], "scores")
+    kinds = list(dict.fromkeys(scores[panel]))
+    names = sorted(dict.fromkeys(scores[colour]), key=lambda name: name == control)
+    styles = dict(zip([n for n in names if n != control], zip(COLOURS, MARKS), strict=False))
+    width = PAGE_WIDTH if len(kinds) > 1 else 0.6 * PAGE_WIDTH
+    figure, axes = panels(1, len(kinds), width=width, height=2.8, sharey=True, sharex=True)
+    for n, name in enumerate(names):
+        hue, mark = styles.get(name, (None, "d"))
+        drawn = PALETTE[hue] if hue else GREY
+        shift = 1.03 ** (n - (len(names) - 1) / 2)  # intervals side by side, not on each other
+        for axis, kind in zip(axes, kinds, strict=True):
+            part = scores[(scores[colour] == name) & (scores[panel] == kind)].dropna(subset=[score])
+            means = part.groupby(x)[score].mean()
+            dashes = "-" if hue else (0, (4, 3))
+            axis.plot(means.index * shift, means, linestyle=dashes, color=drawn, linewidth=1.2)
+            for at, values in part.groupby(x)[score]:
+                _points(axis, float(at) * shift, values.to_numpy(float), drawn, mark)
+    at = np.unique(scores[x].to_numpy(float))
+    for axis, kind in zip(axes, kinds, strict=True):
+        axis.set_title(str(kind))
+        axis.set_xscale("log")
+        axis.set_xticks(at, [f"{value:.3g}" for value in at])
+        axis.minorticks_off()
+        axis.set_xlim(at.min() / 1.5, at.max() * 1.5)
+        axis.set_xlabel(x_label)
+        axis.grid(axis="y")
+    axes[0].set_ylabel(label)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=PALETTE[styles[name][0]] if name in styles else GREY,
+            marker=styles[name][1] if name in styles else "d",
+            linestyle="-" if name in styles else (0, (4, 3)),
+            label=str(name),
+        )
+        for name in names
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+@styled
 def plot_count_response(
     counts: np.ndarray,
     responses: Mapping[str, np.ndarray],
