@@ -821,8 +821,8 @@ hang("two-phase training", "FVU at the log's λ", collapsing.query("schedule == 
 class BatchNormed(SAE):
     """An SAE whose pre-activations are normalised by the batch."""
 
-    def _encode_scaled(self, x_scaled):
-        h = super().encode_scaled(x_scaled)
+    def encode_scaled(self, x_scaled, latents=slice(None)):
+        h = super().encode_scaled(x_scaled, latents)
         flat = h.reshape(-1, h.shape[-1])
         return (h - flat.mean(dim=0)) / flat.std(dim=0, correction=0).clamp_min(1e-3)
 

@@ -221,20 +221,23 @@ def plot_populations(
     require_columns(scores, [x, panel, colour, score], "scores")
     kinds = list(dict.fromkeys(scores[panel]))
     names = sorted(dict.fromkeys(scores[colour]), key=lambda name: name == control)
-    styles = dict(zip([n for n in names if n != control], zip(COLOURS, MARKS), strict=False))
     width = PAGE_WIDTH if len(kinds) > 1 else 0.6 * PAGE_WIDTH
     figure, axes = panels(1, len(kinds), width=width, height=2.8, sharey=True, sharex=True)
+    handles = []
     for n, name in enumerate(names):
-        hue, mark = styles.get(name, (None, "d"))
-        drawn = PALETTE[hue] if hue else GREY
+        drawn, mark = (GREY, "d") if name == control else (PALETTE[COLOURS[n]], MARKS[n])
+        dashes = (0, (3, 2)) if name == control else "-"
         shift = 1.03 ** (n - (len(names) - 1) / 2)  # intervals side by side, not on each other
+        handles.append(Line2D([], [], color=drawn, marker=mark, linestyle=dashes, label=str(name)))
         for axis, kind in zip(axes, kinds, strict=True):
-            part = scores[(scores[colour] == name) & (scores[panel] == kind)].dropna(subset=[score])
-            means = part.groupby(x)[score].mean()
-            dashes = "-" if hue else (0, (4, 3))
-            axis.plot(means.index * shift, means, linestyle=dashes, color=drawn, linewidth=1.2)
-            for at, values in part.groupby(x)[score]:
-                _points(axis, float(at) * shift, values.to_numpy(float), drawn, mark)
+            part = scores[(scores[colour] == name) & (scores[panel] == kind)]
+            places, values = part[x].to_numpy(float), part[score].to_numpy(float)
+            at = np.unique(places[np.isfinite(values)])
+            groups = [values[(places == place) & np.isfinite(values)] for place in at]
+            means = [group.mean() for group in groups]
+            axis.plot(at * shift, means, linestyle=dashes, color=drawn, linewidth=1.2)
+            for place, group in zip(at, groups, strict=True):
+                _points(axis, place * shift, group, drawn, mark)
     at = np.unique(scores[x].to_numpy(float))
     for axis, kind in zip(axes, kinds, strict=True):
         axis.set_title(str(kind))
@@ -245,18 +248,7 @@ def plot_populations(
         axis.set_xlabel(x_label)
         axis.grid(axis="y")
     axes[0].set_ylabel(label)
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=PALETTE[styles[name][0]] if name in styles else GREY,
-            marker=styles[name][1] if name in styles else "d",
-            linestyle="-" if name in styles else (0, (4, 3)),
-            label=str(name),
-        )
-        for name in names
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=3)
     return figure
 
 
