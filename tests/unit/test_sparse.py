@@ -256,6 +256,40 @@ def test_a_penalised_model_changes_engine_once_it_is_sparse_and_resumes_where_it
     assert set(resumed._engines) == {"sparse"}
 
 
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_products_of_lower_precision_train_as_well(architecture):
+    config = SAEConfig(d_in=64, d_sae=1024, architecture=architecture, k=8)
+    x = torch.rand(512, 64, generator=torch.Generator().manual_seed(0))
+
+    def trained(precision: str) -> tuple[Trainer, float]:
+        train = TrainConfig(n_steps=60, device="cpu", learning_rate=5e-3, precision=precision)
+        trainer = Trainer(SAE(config), train)
+        for _ in range(60):
+            losses = trainer.step(x)
+        return trainer, float(losses["fvu"])
+
+    (_, full), (trainer, lower) = trained("fp32"), trained("bf16")
+    assert set(trainer._engines) == {"sparse"}
+    assert all(p.dtype == torch.float32 for p in trainer.sae.parameters())
+    assert lower == pytest.approx(full, rel=0.05)
+    assert lower != full
+
+
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ConfigError, match="engine"):
         TrainConfig(engine="turbo")
+
+
+@pytest.mark.parametrize(
+    ("engine", "train", "model", "message"),
+    [
+        ("sparse", {}, {"architecture": "leaky_relu"}, "never zero"),
+        ("sparse", {}, {"architecture": "topk", "k": 4, "auxiliary": "ghost"}, "every pre-act"),
+        ("lean", {"precision": "bf16"}, {"architecture": "relu"}, "fp32 alone"),
+    ],
+)
+def test_an_engine_that_cannot_train_a_model_is_refused(engine, train, model, message):
+    sae = SAE(SAEConfig(d_in=8, d_sae=32, **model))
+    with pytest.raises(ConfigError, match=message):
+        Trainer(sae, TrainConfig(n_steps=5, device="cpu", engine=engine, **train))
+    Trainer(sae, TrainConfig(n_steps=5, device="cpu", **train))  # auto finds another way

@@ -11,7 +11,7 @@ from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.models import SAE
 from saebook.training.config import TrainConfig
-from saebook.training.engines import ENGINES, Engine, StepResult, choose_engine
+from saebook.training.engines import ENGINES, Engine, StepResult, check_engine, choose_engine
 from saebook.training.memory import keep_freed_memory
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.resampling import resample
@@ -75,6 +75,7 @@ class Trainer:
         self.step_number = 0
         self.schedule = LearningRate(config)
         self.sparsity = SparsityCoefficient(sae.config, config, self.device)
+        check_engine(sae, config.engine, config.precision, self.device)
         self._engines: dict[str, Engine] = {}
         self._density = 1.0
         self._inputs_fitted = int(sae.scaling.n_rows) > 0

@@ -209,6 +209,8 @@ class Encoder:
         wanted
             What is looked for; every part of the product is shown to all of them.
 
+        Under autocast the product is of its lower precision.
+
         Returns
         -------
         list
@@ -216,6 +218,9 @@ class Encoder:
         """
         d_sae = len(encoder_rows)
         rows = min(len(x), max(FEWEST_ROWS, BUFFER_ENTRIES // d_sae))
+        if torch.is_autocast_enabled("cpu"):
+            # Only the product is of lower precision: what is found is summed in full.
+            encoder_rows = encoder_rows.to(torch.get_autocast_dtype("cpu"))
         if self._buffer.shape != (rows, d_sae) or self._buffer.dtype != x.dtype:
             self._buffer = torch.empty(rows, d_sae, dtype=x.dtype)
         dtype = self._buffer.numpy().dtype
@@ -237,5 +242,8 @@ class Encoder:
 
     def _product(self, x: Tensor, encoder_rows: Tensor, b_enc: Tensor) -> np.ndarray:
         out = self._buffer[: len(x)]
-        torch.addmm(b_enc, x, encoder_rows.T, out=out)
+        if encoder_rows.dtype == x.dtype:
+            torch.addmm(b_enc, x, encoder_rows.T, out=out)
+        else:
+            torch.add(x.to(encoder_rows.dtype) @ encoder_rows.T, b_enc, out=out)
         return out.numpy()

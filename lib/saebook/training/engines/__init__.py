@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saebook.models import SAE
 from saebook.training.engines.autograd import Autograd
-from saebook.training.engines.choosing import choose_engine
+from saebook.training.engines.choosing import check_engine, choose_engine
 from saebook.training.engines.result import StepResult
 
 
@@ -44,4 +44,4 @@ def _lean() -> Engine:
 
 ENGINES: dict[str, Callable[[], Engine]] = {"dense": Autograd, "lean": _lean, "sparse": _sparse}
 
-__all__ = ["ENGINES", "Engine", "StepResult", "choose_engine"]
+__all__ = ["ENGINES", "Engine", "StepResult", "check_engine", "choose_engine"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saebook.errors import ConfigError
 from saebook.models import SAE
 
 # Share of latents below which those that are zero are better left out.
@@ -48,13 +49,36 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
         density = max(sae.k_of_level(level) for level in range(len(sae.config.levels)))
         density /= sae.config.d_sae
     finds = sae.selection.found_by is not None and x.device.type == "cpu"
-    return "sparse" if finds and density <= SPARSE_DENSITY else "lean"
+    if finds and density <= SPARSE_DENSITY:
+        return "sparse"
+    return "dense" if torch.is_autocast_enabled(x.device.type) else "lean"
 
 
 def _is_plain(sae: SAE, x: Tensor) -> bool:
     """Whether the batch is one of rows or windows, and no term asks for every pre-activation."""
-    return (
-        x.ndim == (2 if sae.config.seq_len == 1 else 3)
-        and not set(NEEDS_ALL) & set(sae.config.objective.auxiliary)
-        and not torch.is_autocast_enabled(x.device.type)
+    return x.ndim == (2 if sae.config.seq_len == 1 else 3) and not set(NEEDS_ALL) & set(
+        sae.config.objective.auxiliary
     )
+
+
+def check_engine(sae: SAE, engine: str, precision: str, device: torch.device) -> None:
+    """Refuse an engine that was asked for and can't train this model here.
+
+    Raises
+    ------
+    ConfigError
+        With the reason; ``engine="auto"`` never is refused.
+    """
+    config = sae.config
+    needing = sorted(set(NEEDS_ALL) & set(config.objective.auxiliary))
+    reasons = []
+    if engine == "sparse" and device.type != "cpu":
+        reasons.append(f"it runs on a CPU, and the device is {device.type}")
+    if engine == "sparse" and config.selection.found_by is None:
+        reasons.append(f"latents of {config.architecture} are never zero")
+    if engine in ("sparse", "lean") and needing:
+        reasons.append(f"auxiliary={needing[0]!r} asks for every pre-activation")
+    if engine == "lean" and precision != "fp32":
+        reasons.append(f"it computes in fp32 alone, and precision is {precision!r}")
+    if reasons:
+        raise ConfigError(f"engine={engine!r}: {reasons[0]}; use engine='auto' or 'dense'")
