@@ -29,7 +29,7 @@
 #
 # **What it needs.** Nothing: activations with known features are simulated. No recording is used.
 #
-# **How long.** At `smoke` 49 s and at `laptop` 2 min of one CPU core, on a shared machine; nothing here uses a
+# **How long.** At `smoke` 52 s and at `laptop` 2 min of one CPU core, on a shared machine; nothing here uses a
 # GPU, and `gpu` only adds seeds.
 
 # %% tags=["parameters"]
@@ -631,7 +631,8 @@ watch = Watch(first.sae, replace(TRAIN, **AS_LOGGED), LONG)
 log = first.history.to_dict("records")
 for i in range(len(log)):
     for live in watch.look(log[: i + 1]):
-        print(f"step {log[i]['step']} of {LONG}: {live.name}: {live.evidence}")
+        line = f"step {log[i]['step']} of {LONG}: {live.name}: {live.evidence}"
+        print(textwrap.fill(line, 100, subsequent_indent="  "))
 
 # %%
 mended, diagnosis = exhibit_run(
@@ -747,8 +748,8 @@ for leak in LEAKS:
     }
     if leak == LEAKS[-1]:
         leaking = diagnosis
-leaky = pd.DataFrame(leaky).T.rename_axis("leak")
-leaky
+leaky = pd.DataFrame(leaky).T.infer_objects().rename_axis("leak")
+leaky.round(3)
 
 # %%
 finding = named(leaking, "leaks")
@@ -1121,12 +1122,12 @@ replayed.style.format(precision=3)
 
 # %%
 LINES = {  # λ, rate, how many times the usual latents and steps, what the log says
-    "λ = 0": (0.0, 1e-3, 1, 1, "MSE 1.6 -> 0.03, 100 -> 71 % active, norm 0.49 -> 0.61"),
-    "λ = 1e-9": (1e-9, 1e-3, 1, 1, "MSE 1.1 -> 0.11, 100 -> 6.8 % active, norm 0.49 -> 0.009"),
+    "λ = 0": (0.0, 1e-3, 1, 1, "MSE 1.6 → 0.03, 100 → 71 % active, norm 0.49 → 0.61"),
+    "λ = 1e-9": (1e-9, 1e-3, 1, 1, "MSE 1.1 → 0.11, 100 → 6.8 % active, norm 0.49 → 0.009"),
     "λ = 2e-7": (2e-7, 1e-3, 1, 1, "never tried: the paper's 5"),
     "λ = 1e-4": (1e-4, 1e-3, 1, 1, "MSE stays (at 100: other units)"),
     "λ = 1e-3": (1e-3, 1e-3, 1, 1, "MSE stays (at 100: other units)"),
-    "λ = 5": (5.0, 1e-3, 1, 1, "MSE stays at 1.0, 100 -> 1 % active, norm 0.49 -> 0.16"),
+    "λ = 5": (5.0, 1e-3, 1, 1, "MSE stays at 1.0, 100 → 1 % active, norm 0.49 → 0.16"),
     "λ = 5, twice as wide": (5.0, 1e-3, 2, 1, "the same, 0.5 % active"),
     "λ = 10": (10.0, 1e-3, 1, 1, "MSE stays at 1.0"),
     "λ = 0.01, rate 1e-4, twice as wide": (
@@ -1143,7 +1144,7 @@ LINES = {  # λ, rate, how many times the usual latents and steps, what the log 
 def mean_error(run):
     """First and last MSE per input, in units of the mean square."""
     error = run.history["mse"] / d_in
-    return f"{error.iloc[0]:.2f} -> {error.iloc[-3:].mean():.2f}"
+    return f"{error.iloc[0]:.2f} → {error.iloc[-3:].mean():.2f}"
 
 
 lines, active_after = {}, {}
@@ -1159,7 +1160,7 @@ for name, (coefficient, rate, wider, longer, said) in tqdm(LINES.items(), desc="
         "MSE": mean_error(run),
         "% active in a batch": active_after[name],
         "L0": run.card["l0"],
-        "decoder norm": f"{norm.iloc[0]:.2f} -> {norm.iloc[-1]:.2f}",
+        "decoder norm": f"{norm.iloc[0]:.2f} → {norm.iloc[-1]:.2f}",
         "penalty, last": run.history["l1_decoder_norm"].iloc[-1],
         "FVU": run.card["fvu"],
         "doctor": ", ".join(diagnosis.names),

@@ -29,7 +29,8 @@
 # `recording_path` set, passes, batch, precision and windows are tried on that recording, and judged there by
 # units that no model sees.
 #
-# **How long.** At `smoke` 50 s and at `laptop` 3 min 44 s of one CPU core; `gpu` has not been timed.
+# **How long.** At `smoke` 46 s and at `laptop` 3 min 38 s of CPU time on one core, in 4 min 19 s on a shared
+# machine; `gpu` has not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session
@@ -43,7 +44,7 @@ n_examples: int = 4096  # its training examples
 noise: float = 0.1  # its noise, relative to the signal
 d_sae: int = 128  # latents
 k: int = 4  # latents active per example, and true features active per example
-n_steps: int = 60  # steps per run
+n_steps: int = 40  # steps per run
 batch_size: int = 128  # examples per step
 learning_rate: float = 2e-2  # peak rate on known truth; short runs want a high one
 recording_learning_rate: float = 1e-2  # on spike counts
@@ -59,7 +60,7 @@ seq_lens: list[int] = [1, 3]  # bins per window
 setting_units: list[int] = [20]  # units of the known counts, one value per setting
 setting_rows: list[int] = [2000]  # their rows
 setting_rate_hz: float = 10.0  # their mean rate, Hz
-setting_steps: int = 80  # steps of the runs on them
+setting_steps: int = 60  # steps of the runs on them
 widths: list[int] = [32, 128]  # latents of the grid on known counts
 sparsities: list[int] = [4, 25]  # active latents of that grid
 n_seeds: int = 1  # runs of everything, each with its own data, weights and batches
@@ -243,7 +244,7 @@ def compare(table, score, first, second, better="higher"):
     if gap.n < 3:
         verdict = "under three seeds, no verdict"
     elif gap.low <= 0 <= gap.high:
-        verdict = "no difference that these seeds can show"
+        verdict = "no difference seen"
     else:
         verdict = "better" if (gap.mean > 0) == (better == "higher") else "worse"
     return f"{label}: {gap}: {verdict}"
@@ -634,7 +635,7 @@ else:
     print(f"no cell of this grid ends within {NEAR:.0%} of L0 = {k}: nothing to compare by FVU")
 picks = pd.DataFrame({name: of_cell.loc[scores["cell"]] for name, (_, scores) in chosen.items()}).T
 picks.insert(0, "cell", [str(scores["cell"]) for _, scores in chosen.values()])
-picks[["cell", "total", "fvu", "l0", "recall", "mean_r", "dead"]]
+picks[["cell", "total", "fvu", "l0", "recall", "mean_r", "dead"]].infer_objects().round(3)
 
 # %%
 figure = plot_grid(
@@ -1240,7 +1241,9 @@ for setting in SETTINGS:
             latents = {"train": given["train"][FEW], "test": given["test"]}
             found = judge_setting(*setting, s, latents)
             rows.append({"setting": setting, "model": name, "seed": s, **found})
-by_rule = pd.DataFrame(rows)
+by_rule = pd.DataFrame(rows).sort_values(
+    "setting", key=lambda s: s.map(SETTINGS.index), kind="stable"
+)
 by_rule["place"] = by_rule["setting"].map(lambda pair: f"{pair[0]} / {pair[1]:,}")
 _ = chapter.save_table(by_rule.drop(columns="setting"), "rules")
 grid_shown = grid_runs.assign(place=grid_runs["setting"].map(named))
@@ -1315,7 +1318,11 @@ means[["d_sae", "k", "mean_r", "bits_per_spike", "fvu", "l0", "dead"]].mean().ro
 print(f"{n_seeds} seeds, {n_steps} steps of {batch_size}; better and worse at 95 % confidence")
 sections = {
     "optimisers": [line for found in optimiser_verdicts.values() for line in found],
-    "schedules": [line for found in schedule_verdicts.values() for line in found],
+    "schedules": [
+        f"{claim.split(':')[0]}: {line}"
+        for claim, found in schedule_verdicts.items()
+        for line in found
+    ],
     "learning rate × λ × width": [grid_verdict],
     "passes": epoch_verdicts,
     "batch size": batch_verdicts,
@@ -1327,7 +1334,9 @@ for name, lines in sections.items():
     told = [line for line in lines if ": better" in line or ": worse" in line]
     level = sum("no difference" in line for line in lines)
     facts = [line for line in lines if "minus" not in line]
-    print(f"{name}: {len(told)} comparisons decided, {level} without a difference to be seen")
+    compared = f" {len(told)} comparisons decided, {level} without a difference to be seen"
+    undecided = "" if facts else " no verdict"
+    print(f"{name}:{compared if told or level else undecided}")
     for line in told + facts:
         print(f"  {line}")
 if n_seeds < 3:

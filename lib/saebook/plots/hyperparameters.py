@@ -9,7 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 
+from saebook.plots.losses import legend_columns
 from saebook.plots.spikes import require_columns
 from saebook.plots.style import GREY, PAGE_WIDTH, PALETTE, panels, styled
 
@@ -121,7 +123,9 @@ def plot_grid(
         for name, mark, hue in zip(marks or {}, MARKS, MARK_COLOURS)
     ]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=legend_columns(len(handles))
+        )
     return figure
 
 
@@ -176,6 +180,8 @@ def plot_traces(
             )
         if curve in logarithmic:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(LogFormatter())
+            axis.yaxis.set_minor_formatter(LogFormatter())
         for name, (start, end) in (spans or {}).items():
             _shade(axis, start, end, name if axis is axes[0] else "")
         axis.set_xlabel(x_label)
@@ -183,7 +189,7 @@ def plot_traces(
         axis.grid(axis="y")
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center",
-        ncols=min(4, max(1, len(handles))),
+        ncols=legend_columns(len(handles)),
     )  # fmt: skip
     return figure
 

@@ -158,9 +158,22 @@ def plot_judged(
         for name, style in zip(controls, CONTROL_STYLES, strict=False)
     ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(4, len(handles)), columnspacing=1.2
-    )
+        handles=handles, loc="outside lower center", ncols=legend_columns(len(handles)),
+        columnspacing=1.2,
+    )  # fmt: skip
     return figure
+
+
+def legend_columns(n: int) -> int:
+    """Columns of a legend of n entries: one row of up to four, or rows of nearly equal length.
+
+    Examples
+    --------
+    >>> [legend_columns(n) for n in (1, 4, 5, 6, 7, 9)]
+    [1, 4, 3, 3, 4, 3]
+    """
+    n_rows = max(1, -(-n // 4))
+    return max(1, -(-n // n_rows))
 
 
 def _points(panel: Axes, x: float, values: np.ndarray, colour: str, mark: str) -> None:
@@ -230,8 +243,8 @@ def plot_populations(
         shift = 1.03 ** (n - (len(names) - 1) / 2)  # intervals side by side, not on each other
         handles.append(Line2D([], [], color=drawn, marker=mark, linestyle=dashes, label=str(name)))
         for axis, kind in zip(axes, kinds, strict=True):
-            part = scores[(scores[colour] == name) & (scores[panel] == kind)]
-            places, values = part[x].to_numpy(float), part[score].to_numpy(float)
+            chosen = (scores[colour] == name) & (scores[panel] == kind)
+            places, values = scores.loc[chosen, [x, score]].to_numpy(float).T
             at = np.unique(places[np.isfinite(values)])
             groups = [values[(places == place) & np.isfinite(values)] for place in at]
             means = [group.mean() for group in groups]
