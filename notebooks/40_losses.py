@@ -674,8 +674,8 @@ at_rates.groupby(["mean_count", "loss"], sort=False)[SHOWN].mean().round(3)
 #
 # Above, more spikes per bin meant more spikes *of each unit*. A bin of the population also holds more of
 # them where there are more *units*, and to a latent that pools units that is another thing.
-# `recommend_config` takes the loss from the spikes per bin of the whole population, for models that encode
-# the square roots of counts and learn at a rate of 0.01. So: MSE and LMSE under those settings, in populations
+# `recommend_config` takes the loss from the number of units, the spikes per bin of the whole population and
+# those of each unit, for models that encode the square roots of counts and learn at a rate of 0.01. So: MSE and LMSE under those settings, in populations
 # that differ in the number of units, in the spikes of each, or in both, so that populations of different
 # size have equally many spikes in a bin. One feature for two units, each driving a tenth of them: more
 # units means that more of them share a feature. Latents, k and steps are the same for all. The judge

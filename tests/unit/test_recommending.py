@@ -26,6 +26,21 @@ def test_every_recommendation_and_its_sweep_can_be_trained(n_units, n_examples, 
     assert str(advice).count("\n") == len(advice.reasons) - 1
 
 
+@pytest.mark.parametrize(
+    ("n_units", "n_examples", "mean_rate", "reconstruction"),
+    [
+        (85, 11_000, 10.2, "lmse"),
+        (45, 11_000, 33.0, "mse"),  # many spikes, of few units
+        (157, 38_000, 1.1, "mse"),  # many units, few spikes in a bin
+        (237, 4_300, 2.0, "mse"),  # many units and spikes, but a short recording
+    ],
+)
+def test_the_loss_follows_units_spikes_and_length(n_units, n_examples, mean_rate, reconstruction):
+    advice = recommend_config(n_units, n_examples, mean_rate)
+    assert advice.config.reconstruction == reconstruction
+    assert {"mse", "lmse"} == {config.reconstruction for config in advice.sweep}
+
+
 def test_what_follows_from_a_setting_follows_anew_in_a_variant():
     advice = recommend_config(200, 20_000, 5.0)
     assert (advice.config.reconstruction, advice.config.output) == ("lmse", "relu")

@@ -236,6 +236,15 @@ def test_the_engine_is_chosen_by_density_and_size():
     assert choose_engine(topk, torch.zeros(4, 512, 64), 1.0) == "dense"
 
 
+def test_a_model_that_encodes_in_its_own_way_is_left_to_the_plain_engine():
+    class Doubled(SAE):
+        def encode_scaled(self, x_scaled, latents=slice(None)):
+            return 2 * super().encode_scaled(x_scaled, latents)
+
+    own = Doubled(SAEConfig(d_in=64, d_sae=1024, architecture="topk", k=8))
+    assert choose_engine(own, torch.zeros(512, 64), 1.0) == "dense"
+
+
 def test_a_penalised_model_changes_engine_once_it_is_sparse_and_resumes_where_it_was():
     def make_trainer() -> Trainer:
         config = SAEConfig(d_in=64, d_sae=1024, architecture="relu", sparsity_coefficient=40.0)

@@ -251,10 +251,14 @@ class SAE(nn.Module):
         x_scaled = self._flat(self.scaling(x), self.config.d_encoder)
         selected = selecting(self, x_scaled)
         decoded = self._decode_levels(selected)
+        target_scaled = x_scaled
+        if target is not x or not self._scales_alike:
+            scaled = self.target_scaling(target, context)
+            target_scaled = self._flat(scaled, self.config.d_target)
         return Forward(
             x_scaled=x_scaled,
             context=context,
-            target_scaled=self._flat(self.target_scaling(target, context), self.config.d_target),
+            target_scaled=target_scaled,
             sizes=self.config.levels,
             selected=selected,
             level_decoded=decoded,

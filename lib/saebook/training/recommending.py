@@ -13,9 +13,11 @@ from saebook.errors import ConfigError
 from saebook.models import SAEConfig
 from saebook.training.config import TrainConfig
 
-# Spikes in a bin of the whole population. In simulations the squared error recovered more at 22, the
-# logarithmic one at 50 and above; between them nothing was tried.
-MANY_SPIKES = 32
+# Where the logarithmic error recovered more than the squared one, in simulations: with 85 units and
+# more (at 56 and fewer the squared one did, at up to 75 spikes in a bin of the population), 17 spikes
+# in a bin and more (with 9 and fewer they tied), and 2,500 spikes of each unit (with 430 to 660 the
+# squared one did). Between these nothing was tried.
+POOLED_UNITS, POOLED_SPIKES, SPIKES_PER_UNIT = 80, 15, 2000
 SOME_UNITS, MANY_UNITS = 200, 300
 LATENTS_PER_UNIT, ROWS_PER_LATENT = 8, 10
 FEWEST_ROWS = 200
@@ -117,13 +119,12 @@ def recommend_config(
     Notes
     -----
     The rules come from simulated counts with known features, 20 to 1,000 units, judged by how well
-    single latents follow single features on held-out bins; chapter 45 shows such runs. What decides
-    most is not the width but whether a bin holds enough spikes for units to be pooled, and that a
-    recording alone does not tell whether its features are shared by many units or carried by a few:
-    with more features than units the logarithm recovered more at 15 spikes too, so that the sweep
-    holds both losses. The rules have not been scored on settings other than those they come from,
-    but for the place cells of ``reports/results/place_cells.json``, which chose the width and k of
-    recordings with few spikes.
+    single latents follow single features on held-out bins; chapters 40 and 45 show such runs. What
+    decides most is not the width but the loss: the logarithmic error needs many units to pool and
+    enough spikes to learn that from. A recording alone does not tell whether its features are shared
+    by many units or carried by a few, so that the sweep holds both losses. The width and k of
+    recordings with few units were chosen on the place cells of
+    ``reports/results/place_cells.json``.
 
     Examples
     --------
@@ -135,7 +136,8 @@ def recommend_config(
     """
     _check(n_units, n_examples, mean_rate, bin_size_s)
     spikes = n_units * mean_rate * bin_size_s
-    pooled = spikes >= MANY_SPIKES
+    of_unit = mean_rate * bin_size_s * n_examples
+    pooled = n_units >= POOLED_UNITS and spikes >= POOLED_SPIKES and of_unit >= SPIKES_PER_UNIT
     wanted = 512 if n_units >= MANY_UNITS else 256 if pooled or n_units >= SOME_UNITS else 128
     wanted = min(wanted, max(16, 2 ** math.ceil(math.log2(LATENTS_PER_UNIT * n_units))))
     d_sae = min(wanted, 2 ** int(math.log2(n_examples / ROWS_PER_LATENT)))
@@ -150,7 +152,10 @@ def recommend_config(
     train = TrainConfig(
         n_steps=N_STEPS, batch_size=min(BATCH_SIZE, n_examples), learning_rate=LEARNING_RATE
     )
-    in_a_bin = f"{spikes:.3g} spikes in a bin of {1000 * bin_size_s:g} ms"
+    many = (
+        f"{n_units} units, {spikes:.3g} spikes in a bin of {1000 * bin_size_s:g} ms and "
+        f"{of_unit:,.0f} of each unit"
+    )
     reasons = {
         "d_sae": f"{n_examples:,} bins can't feed more: {ROWS_PER_LATENT} for each latent"
         if d_sae < wanted
@@ -164,10 +169,10 @@ def recommend_config(
         else "many units take part in many features at a time"
         if pooled
         else "with so few spikes in a bin, each of them is worth a latent",
-        "reconstruction": f"{in_a_bin}, enough to pool units: the logarithm keeps fast ones from "
+        "reconstruction": f"{many} are enough to pool units: the logarithm keeps fast ones from "
         "owning the error"
         if pooled
-        else f"{in_a_bin}, too few to pool units: the squared error keeps to those that fire",
+        else f"{many} are too few to pool units: the squared error keeps to those that fire",
         "input_scaling": "square roots give Poisson counts of any rate noise of the same size",
         "learning_rate": "at a third of it as many steps recover less from many units",
         "schedule": "warm-up, hold, cosine to 1 %, in fractions of the run: right for any length",

@@ -22,7 +22,7 @@ from saebook.models.entries import AllEntries, Selected
 from saebook.models.sae import SAE
 from saebook.models.selecting import select_levels
 from saebook.models.sparse import compiled
-from saebook.models.sparse.threads import spread
+from saebook.models.sparse.threads import spread_rows
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class EncodePositive(Function):
         def loop(first: int, last: int) -> None:
             compiled.keep_gradients(kept, changed, shared, first, last)
 
-        spread(loop, len(kept), kept.size)
+        spread_rows(loop, len(kept), kept.size)
         return _of_encoder(gradient, encoder_rows, x, ctx.has_b_dec)
 
 
@@ -108,7 +108,7 @@ def _keep_positive(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts[first] = np.zeros(h.shape[1], h.dtype), np.zeros(h.shape[1], np.int32)
         compiled.keep_positive(h, first, last, *parts[first])
 
-    spread(loop, len(h), h.size)
+    spread_rows(loop, len(h), h.size)
     # Added in the order of rows, so that the sums don't depend on which thread was faster.
     sums, counts = zip(*(parts[first] for first in sorted(parts)), strict=True)
     return np.sum(sums, axis=0), np.sum(counts, axis=0)

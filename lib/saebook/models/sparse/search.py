@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saebook.models.sparse import compiled
 from saebook.models.sparse.pattern import Pattern
-from saebook.models.sparse.threads import spread
+from saebook.models.sparse.threads import spread_alone
 
 # Entries of the buffer, and fewest rows at which the product still runs at full speed.
 BUFFER_ENTRIES, FEWEST_ROWS = 2**20, 256
@@ -23,12 +23,13 @@ BUFFER_ENTRIES, FEWEST_ROWS = 2**20, 256
 GUESS_SHARE = 0.97
 # From a first part of a batch its whole cut is guessed, with a margin.
 FIRST_GUESS_SHARE = 0.9
+GLANCE_ROWS = 64
 # Where a guess was too high; where this is too, every positive entry is looked at.
 SECOND_GUESS_SHARE = 0.6
 
 
 class Wanted(ABC):
-    """What is looked for in a batch: fed with parts of its rows in order, then asked.
+    """What is looked for in a batch: fed with parts of its rows, by several threads, then asked.
 
     Parameters
     ----------
@@ -42,6 +43,15 @@ class Wanted(ABC):
     @abstractmethod
     def begin(self, n_rows: int, d_sae: int, dtype: np.dtype) -> None:
         """Forget what was found, before a batch."""
+
+    @property
+    def needs_glance(self) -> bool:
+        """Whether to see some rows before anything is looked at."""
+        return False
+
+    def glance(self, h: np.ndarray) -> None:
+        """See some pre-activations [n, d_sae]."""
+        del h
 
     @abstractmethod
     def look(self, h: np.ndarray, first: int) -> None:
@@ -70,11 +80,7 @@ class LargestOfRows(Wanted):
         """By a bound that at least k entries reach: see `compiled.largest_of_rows`."""
         part = slice(first, first + len(h))
         out = (self._values[part], self._columns[part], self._counts[part])
-
-        def loop(begin: int, end: int) -> None:
-            compiled.largest_of_rows(h, self.width, self.k, begin, end, *out)
-
-        spread(loop, len(h), h.size)
+        compiled.largest_of_rows(h, self.width, self.k, 0, len(h), *out)
 
     def found(self) -> tuple[np.ndarray, Pattern]:
         """Rows of k entries, fewer where fewer are positive."""
@@ -96,34 +102,24 @@ class Above(Wanted):
     def begin(self, n_rows: int, d_sae: int, dtype: np.dtype) -> None:
         """Nothing found yet."""
         self._d_sae = d_sae
-        self._values: list[np.ndarray] = []
-        self._columns: list[np.ndarray] = []
+        self._parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._counts = np.empty(n_rows, np.int64)
 
     def look(self, h: np.ndarray, first: int) -> None:
         """Count, then take."""
         counts = self._counts[first : first + len(h)]
-
-        def count(begin: int, end: int) -> None:
-            compiled.count_above(h, self.floor, self.width, begin, end, counts)
-
-        spread(count, len(h), h.size)
+        compiled.count_above(h, self.floor, self.width, 0, len(h), counts)
         starts = np.concatenate([[0], np.cumsum(counts)])
         values = np.empty(starts[-1], h.dtype)
         columns = np.empty(starts[-1], np.int32)
-
-        def take(begin: int, end: int) -> None:
-            compiled.take_above(h, self.floor, self.width, begin, end, starts, values, columns)
-
-        spread(take, len(h), h.size)
-        self._values.append(values)
-        self._columns.append(columns)
+        compiled.take_above(h, self.floor, self.width, 0, len(h), starts, values, columns)
+        self._parts[first] = values, columns
 
     def found(self) -> tuple[np.ndarray, Pattern] | None:
         """In the order of rows and columns."""
         starts = np.concatenate([[0], np.cumsum(self._counts)])
-        columns = np.concatenate(self._columns)
-        return np.concatenate(self._values), Pattern(columns, starts, self._d_sae)
+        values, columns = zip(*(self._parts[first] for first in sorted(self._parts)), strict=True)
+        return np.concatenate(values), Pattern(np.concatenate(columns), starts, self._d_sae)
 
 
 class LargestOfBatch(Above):
@@ -146,15 +142,18 @@ class LargestOfBatch(Above):
         if self.guess is not None:
             self.floor = np.full(d_sae, self.guess, dtype)
 
-    def look(self, h: np.ndarray, first: int) -> None:
-        """Take what exceeds the guess; the first rows ever make one."""
-        if self.guess is None:
-            few = h[:: max(1, len(h) // 64), : self.width].ravel()
-            n_few = len(few) * self._n_wanted // (len(self._counts) * self.width)
-            cut = np.partition(few, len(few) - max(1, n_few))[len(few) - max(1, n_few)]
-            self.guess = FIRST_GUESS_SHARE * float(cut) if cut > 0 else 0.0
-            self.floor = np.full(h.shape[1], self.guess, h.dtype)
-        super().look(h, first)
+    @property
+    def needs_glance(self) -> bool:
+        """Before the first batch."""
+        return self.guess is None
+
+    def glance(self, h: np.ndarray) -> None:
+        """Make a first guess."""
+        few = h[:, : self.width].ravel()
+        n_few = max(1, len(few) * self._n_wanted // (len(self._counts) * self.width))
+        cut = np.partition(few, len(few) - n_few)[len(few) - n_few]
+        self.guess = FIRST_GUESS_SHARE * float(cut) if cut > 0 else 0.0
+        self.floor = np.full(h.shape[1], self.guess, h.dtype)
 
     def found(self) -> tuple[np.ndarray, Pattern] | None:
         """The largest of what exceeded the guess, exactly as many as wanted where there are."""
@@ -184,13 +183,12 @@ class LargestOfBatch(Above):
 class Encoder:
     """The encoder's product, part by part.
 
-    Keeps its buffer from batch to batch: new memory of this size would be cleared by the system
+    Keeps its buffers from batch to batch: new memory of this size would be cleared by the system
     every time.
     """
 
     def __init__(self) -> None:
-        self._buffer = torch.empty(0)
-        self._low = torch.empty(0)
+        self._buffers: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def search(
@@ -221,29 +219,43 @@ class Encoder:
         if torch.is_autocast_enabled("cpu"):
             # Only the product is of lower precision: what is found is summed in full.
             encoder_rows = encoder_rows.to(torch.get_autocast_dtype("cpu"))
-        if self._buffer.shape != (rows, d_sae) or self._buffer.dtype != x.dtype:
-            self._buffer = torch.empty(rows, d_sae, dtype=x.dtype)
-        dtype = self._buffer.numpy().dtype
+
+        dtype = self._buffer(0, rows, d_sae, x.dtype).numpy().dtype
+
+        def product(first: int, last: int, begin: int) -> np.ndarray:
+            out = self._buffer(begin, rows, d_sae, x.dtype)[: last - first]
+            part = x[first:last]
+            if encoder_rows.dtype == x.dtype:
+                torch.addmm(b_enc, part, encoder_rows.T, out=out)
+            else:
+                torch.add(part.to(encoder_rows.dtype) @ encoder_rows.T, b_enc, out=out)
+            return out.numpy()
+
         found: dict[int, tuple[Tensor, Pattern]] = {}
         while len(found) < len(wanted):
             missing = [i for i in range(len(wanted)) if i not in found]
             for i in missing:
                 wanted[i].begin(len(x), d_sae, dtype)
-            for first in range(0, len(x), rows):
-                part = x[first : first + rows]
-                h = self._product(part, encoder_rows, b_enc)
-                for i in missing:
-                    wanted[i].look(h, first)
+                if wanted[i].needs_glance:
+                    wanted[i].glance(product(0, min(len(x), rows, GLANCE_ROWS), 0))
+
+            @torch.no_grad()  # which each thread decides for itself
+            def look(begin: int, end: int, missing: Sequence[int] = missing) -> None:
+                for first in range(begin, end, rows):
+                    h = product(first, min(first + rows, end), begin)
+                    for i in missing:
+                        wanted[i].look(h, first)
+
+            spread_alone(look, len(x), x.numel() * d_sae)
             for i in missing:
                 result = wanted[i].found()
                 if result is not None:
                     found[i] = (torch.from_numpy(result[0]), result[1])
         return [found[i] for i in range(len(wanted))]
 
-    def _product(self, x: Tensor, encoder_rows: Tensor, b_enc: Tensor) -> np.ndarray:
-        out = self._buffer[: len(x)]
-        if encoder_rows.dtype == x.dtype:
-            torch.addmm(b_enc, x, encoder_rows.T, out=out)
-        else:
-            torch.add(x.to(encoder_rows.dtype) @ encoder_rows.T, b_enc, out=out)
-        return out.numpy()
+    def _buffer(self, begin: int, rows: int, d_sae: int, dtype: torch.dtype) -> Tensor:
+        """One for each range of rows, which a thread has to itself."""
+        known = self._buffers.get(begin)
+        if known is None or known.shape != (rows, d_sae) or known.dtype != dtype:
+            self._buffers[begin] = torch.empty(rows, d_sae, dtype=dtype)
+        return self._buffers[begin]

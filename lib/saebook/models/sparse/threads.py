@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -15,30 +16,54 @@ WORTH_A_THREAD = 1_000_000
 
 
 @cache
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="saebook-sparse")
+def _pool(n: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses no others."""
+    own = torch.get_num_threads()
+    pool = ThreadPoolExecutor(n, "saebook-sparse", initializer=torch.set_num_threads, initargs=(1,))
+    # The number is each thread's own, but what new threads begin with is shared.
+    ready = Barrier(n)
+    for started in [pool.submit(ready.wait) for _ in range(n)]:
+        started.result()
+    torch.set_num_threads(own)
+    return pool
 
 
-def spread(loop: Callable[[int, int], None], n: int, work: float) -> None:
-    """Run ``loop(first, last)`` over 0 … n, in equal ranges, one for each thread.
+def spread_alone(loop: Callable[[int, int], None], n: int, work: float) -> None:
+    """Run ``loop(first, last)`` over 0 … n, each range in a thread of its own with its own products.
+
+    Where compiled loops and products of torch alternate, this spares each thread from waiting for
+    the other's turn. For the parameters see `spread_evenly`.
+    """
+    n_ranges = n_threads(work)
+    if n_ranges == 1:
+        loop(0, n)
+        return
+    pool, edges = _pool(n_ranges), _edges(n, n_ranges)
+    tasks = [pool.submit(loop, a, b) for a, b in pairwise(edges) if b > a]
+    for task in tasks:
+        task.result()
+
+
+def spread_evenly(loop: Callable[[int, int], None], starts: np.ndarray, work: float) -> None:
+    """Run ``loop(first, last)`` over rows, in ranges of equally many entries, one for each thread.
 
     Parameters
     ----------
     loop
         Writes the results of its own range alone, and releases the interpreter.
-    n
-        Rows.
+    starts
+        [n + 1]: where the entries of each row begin.
     work
         About how many multiplications all of them take.
     """
-    run_ranges(loop, np.linspace(0, n, n_threads(work) + 1).astype(np.int64))
+    n, n_ranges = len(starts) - 1, n_threads(work)
+    cuts = _edges(int(starts[-1]), n_ranges)[1:-1]
+    _run(loop, [0, *(int(starts.searchsorted(cut)) for cut in cuts), n])
 
 
-def spread_evenly(loop: Callable[[int, int], None], starts: np.ndarray, work: float) -> None:
-    """As `spread`, over rows whose entries begin at ``starts`` [n + 1]: ranges of equal entries."""
-    cuts = np.linspace(0, starts[-1], n_threads(work) + 1)[1:-1]
-    edges = np.searchsorted(starts[1:-1], cuts, side="right")
-    run_ranges(loop, np.concatenate([[0], edges, [len(starts) - 1]]))
+def spread_rows(loop: Callable[[int, int], None], n: int, work: float) -> None:
+    """As `spread_evenly`, over n rows that all take as long."""
+    _run(loop, _edges(n, n_threads(work)))
 
 
 def n_threads(work: float) -> int:
@@ -46,9 +71,13 @@ def n_threads(work: float) -> int:
     return max(1, min(torch.get_num_threads(), int(work / WORTH_A_THREAD)))
 
 
-def run_ranges(loop: Callable[[int, int], None], edges: np.ndarray) -> None:
+def _edges(n: int, n_ranges: int) -> list[int]:
+    return [n * i // n_ranges for i in range(n_ranges + 1)]
+
+
+def _run(loop: Callable[[int, int], None], edges: list[int]) -> None:
     """Run a loop over the ranges between successive edges; the last one on this very thread."""
-    pairs = [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
+    pairs = [(a, b) for a, b in pairwise(edges) if b > a]
     if not pairs:
         return
     others = [_pool(len(pairs) - 1).submit(loop, a, b) for a, b in pairs[:-1]]

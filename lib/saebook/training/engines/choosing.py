@@ -55,9 +55,11 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
 
 
 def _is_plain(sae: SAE, x: Tensor) -> bool:
-    """Whether the batch is one of rows or windows, and no term asks for every pre-activation."""
-    return x.ndim == (2 if sae.config.seq_len == 1 else 3) and not set(NEEDS_ALL) & set(
-        sae.config.objective.auxiliary
+    """Whether it encodes as SAEs do, rows or windows, and no term asks for every pre-activation."""
+    return (
+        x.ndim == (2 if sae.config.seq_len == 1 else 3)
+        and type(sae).encode_scaled is SAE.encode_scaled
+        and not set(NEEDS_ALL) & set(sae.config.objective.auxiliary)
     )
 
 
