@@ -228,7 +228,7 @@ def plot_populations(
     Examples
     --------
     >>> scores = pd.DataFrame({"units": "4 units", "loss": ["MSE", "LMSE"], "spikes": 2.0, "r": 0.5})
-    >>> [panel.get_title() for panel in plot_populations(scores, "r", "r").axes]
+    >>> [panel.get_title("left") for panel in plot_populations(scores, "r", "r").axes]
     ['4 units']
     """
     require_columns(scores, [x, panel, colour, score], "scores")

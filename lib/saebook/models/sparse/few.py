@@ -20,6 +20,7 @@ class SelectAmongFew:
 
     Examples
     --------
+    >>> import torch
     >>> from saebook.models import SAEConfig
     >>> sae = SAE(SAEConfig(d_in=8, d_sae=32, architecture="topk", k=2))
     >>> x = torch.rand(16, 8, generator=torch.Generator().manual_seed(0))
