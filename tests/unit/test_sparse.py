@@ -234,6 +234,7 @@ def test_the_engine_is_chosen_by_density_and_size():
     assert choose_engine(leaky, large, 0.01) == "lean"
     assert choose_engine(ghost, large, 0.01) == "dense"
     assert choose_engine(topk, torch.zeros(4, 512, 64), 1.0) == "dense"
+    assert choose_engine(topk, large.to("meta"), 1.0) == "dense"
 
 
 def test_a_model_that_encodes_in_its_own_way_is_left_to_the_plain_engine():

@@ -48,16 +48,16 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
     if sae.selection.found_by not in (None, "floor"):
         density = max(sae.k_of_level(level) for level in range(len(sae.config.levels)))
         density /= sae.config.d_sae
-    finds = sae.selection.found_by is not None and x.device.type == "cpu"
-    if finds and density <= SPARSE_DENSITY:
+    if sae.selection.found_by is not None and density <= SPARSE_DENSITY:
         return "sparse"
     return "dense" if torch.is_autocast_enabled(x.device.type) else "lean"
 
 
 def _is_plain(sae: SAE, x: Tensor) -> bool:
-    """Whether it encodes as SAEs do, rows or windows, and no term asks for every pre-activation."""
+    """Whether it encodes as SAEs do, on a CPU, rows or windows, and no term asks for everything."""
     return (
-        x.ndim == (2 if sae.config.seq_len == 1 else 3)
+        x.device.type == "cpu"
+        and x.ndim == (2 if sae.config.seq_len == 1 else 3)
         and type(sae).encode_scaled is SAE.encode_scaled
         and not set(NEEDS_ALL) & set(sae.config.objective.auxiliary)
     )
