@@ -15,6 +15,7 @@ from saebook.metrics.matching import (
     match_scores,
     mmcs,
 )
+from saebook.metrics.mixing import same_group_pairs
 from saebook.metrics.reconstruction import (
     ReconstructionSums,
     cosine,
@@ -63,5 +64,6 @@ __all__ = [
     "mmcs",
     "r2_per_example",
     "r2_per_unit",
+    "same_group_pairs",
     "spike_ratio",
 ]

@@ -4,11 +4,14 @@ Importing this package needs neither torch nor pynwb; torch is imported when a t
 is first asked for.
 """
 
-from saebook.data.store.batches import Batch, BatchStream, ResidentRows, RowSource
+from saebook.data.store.batches import Batch, Batches, BatchStream
 from saebook.data.store.layout import SCHEMA_VERSION, SPLITS
 from saebook.data.store.partitions import PartitionedWriter
+from saebook.data.store.resident import ResidentRows, RowSource
 from saebook.data.store.splits import assign_splits, split_fractions
 from saebook.data.store.store import ExampleStore
+from saebook.data.store.stored import StoredExamples
+from saebook.data.store.streaming import StreamedBatches
 from saebook.data.store.windowing import windows
 from saebook.data.store.writer import StoreWriter
 
@@ -17,11 +20,14 @@ __all__ = [
     "SPLITS",
     "Batch",
     "BatchStream",
+    "Batches",
     "ExampleStore",
     "PartitionedWriter",
     "ResidentRows",
     "RowSource",
     "StoreWriter",
+    "StoredExamples",
+    "StreamedBatches",
     "assign_splits",
     "split_fractions",
     "windows",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
+from saebook.data.store.resident import ResidentRows, RowSource
 from saebook.data.store.store import ExampleStore
 from saebook.errors import CheckpointError, ConfigError, DataError, SelectionError
 
 if TYPE_CHECKING:
     import torch
-
-# float32 holds every whole number up to this one.
-_EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass
@@ -56,113 +54,54 @@ class Batch:
 
 
 @runtime_checkable
-class RowSource(Protocol):
-    """Where a stream takes its examples from: anything with a length that yields rows.
+class Batches(Protocol):
+    """Endless batches of shuffled examples, from memory or from disk.
 
-    `ResidentRows` keeps them all in memory. A source that reads shards as it goes is a class with
-    these members.
+    `BatchStream` and `StreamedBatches` both are; training takes either.
     """
 
-    device: torch.device
+    n_examples: int
+    batch_size: int
+    seed: int
 
-    def __len__(self) -> int:
-        """Return the number of examples."""
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next batch, from 0."""
         ...
 
-    def take(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return examples [batch, ...] in the stream's dtype; rows is int64 on `device`."""
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches of one epoch."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        ...
 
-class ResidentRows:
-    """All examples in one tensor on one device, in the type they are stored in.
+    def __next__(self) -> torch.Tensor:
+        """Return the next batch [batch, ..., d_in]."""
+        ...
 
-    Counts stay integers, a quarter or less of their size in float32, until a batch is taken.
+    def examples_at(self, step: int) -> torch.Tensor:
+        """Return the numbers [batch] of the examples in the batch of a step, from 1."""
+        ...
 
-    Parameters
-    ----------
-    data : torch.Tensor or numpy.ndarray [n, ..., d_in]
-        Counts or finite floats.
-    device : torch.device or str, optional
-        Where to keep them; where they are without it.
-    dtype : torch.dtype, optional
-        Type of the batches; float32 without it.
+    def take(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return examples by number, in the stream's dtype."""
+        ...
 
-    Raises
-    ------
-    DataError
-        If there is not at least one axis beside the first, values are not finite numbers, or
-        counts are too large for float32 to hold exactly.
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a stream over the same data needs to go on exactly here."""
+        ...
 
-    Examples
-    --------
-    >>> import torch
-    >>> rows = ResidentRows(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8))
-    >>> rows.take(torch.tensor([1]))
-    tensor([[3., 4.]])
-    """
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a saved stream stood."""
+        ...
 
-    def __init__(
-        self,
-        data: torch.Tensor | np.ndarray,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        import torch
-
-        if not isinstance(data, torch.Tensor):
-            data = _from_array(np.asarray(data))
-        if data.ndim < 2 or not data[:1].numel():
-            raise DataError(
-                f"data has shape {tuple(data.shape)}; give [n, …, d_in] with at least one example"
-            )
-        if data.is_complex():
-            raise DataError(f"data has type {data.dtype}; give real numbers")
-        data = data.detach().to(device)
-        self.dtype = torch.float32 if dtype is None else dtype
-        self.device = data.device
-        if data.is_floating_point():
-            finite = torch.isfinite(data).flatten(1).all(dim=1)
-            if not bool(finite.all()):
-                bad = (~finite).nonzero().flatten()
-                raise DataError(
-                    f"{len(bad)} of {len(data)} examples hold NaN or infinity, the first in row "
-                    f"{int(bad[0])}; leave those rows out, or find where they come from"
-                )
-        elif self.dtype == torch.float32 and data.dtype.itemsize >= 4:
-            largest = int(data.to(torch.int64).abs().max())
-            if largest > _EXACT_IN_FLOAT32:
-                raise DataError(
-                    f"data holds {largest}, and float32 can't hold every whole number above "
-                    f"{_EXACT_IN_FLOAT32}; give dtype=torch.float64, or check the counts"
-                )
-        self._data = data
-        # torch indexes few unsigned types wider than 8 bits; the signed type of the same width
-        # carries the same bits.
-        signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-        self._bits = data.view(signed[data.dtype]) if data.dtype in signed else data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def take(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the examples of the given rows [batch] in the given order."""
-        return self._bits.index_select(0, rows).view(self._data.dtype).to(self.dtype)
-
-
-def _from_array(data: np.ndarray) -> torch.Tensor:
-    import torch
-
-    if data.dtype.kind not in "buif":
-        raise DataError(f"data has values of type {data.dtype}; give numbers")
-    native = data.astype(data.dtype.newbyteorder("="), copy=False)
-    native = np.ascontiguousarray(native)
-    if not native.flags.writeable:  # torch can't promise to leave such memory alone
-        native = native.copy()
-    try:
-        return torch.from_numpy(native)
-    except TypeError as error:
-        raise DataError(f"data has values of type {data.dtype}, which torch lacks") from error
+    def close(self) -> None:
+        """Give back what the stream holds beside its data."""
+        ...
 
 
 class BatchStream:
@@ -223,10 +162,7 @@ class BatchStream:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or value < least:
-                raise ConfigError(f"{name}={value!r}: give a whole number, at least {least}")
+        check_whole(batch_size=(batch_size, 1), seed=(seed, 0))
         if isinstance(data, ExampleStore):
             data = _rows_of(data, split)
         self._source = _source(data, device, dtype)
@@ -272,20 +208,33 @@ class BatchStream:
         if self._cursor >= self._end:
             self._epoch, self._cursor, self._order = self._epoch + 1, 0, None
         if self._order is None:
-            self._order = self._permutation().to(self.device)
+            self._order = self._permutation(self._epoch).to(self.device)
         stop = min(self._cursor + self.batch_size, self._end)
         batch = self._source.take(self._order[self._cursor : stop])
         self._cursor = stop
         return batch
 
-    def _permutation(self) -> torch.Tensor:
-        import torch
+    def _permutation(self, epoch: int) -> torch.Tensor:
+        return permutation(self.n_examples, self.seed, epoch)
 
-        # Mixed, so that (seed 0, epoch 1) and (seed 1, epoch 0) have nothing in common.
-        mixed = np.random.SeedSequence([self.seed, self._epoch]).generate_state(1, np.uint64)[0]
-        # On the CPU whatever the device: its order is the same everywhere.
-        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
-        return torch.randperm(self.n_examples, generator=generator)
+    def examples_at(self, step: int) -> torch.Tensor:
+        """Return the numbers [batch] of the examples in the batch of a step.
+
+        Parameters
+        ----------
+        step : int
+            Which batch, counted from 1 at the first of epoch 0. The stream stays where it is.
+        """
+        epoch, batch = divmod(step - 1, self.batches_per_epoch)
+        start = batch * self.batch_size
+        return self._permutation(epoch)[start : min(start + self.batch_size, self._end)]
+
+    def take(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return the examples of given numbers [batch], in the stream's dtype."""
+        return self._source.take(numbers.to(self.device))
+
+    def close(self) -> None:
+        """Do nothing: the data are all that this stream holds."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a stream over the same data needs to go on exactly here."""
@@ -307,24 +256,47 @@ class BatchStream:
             If the state is incomplete, or of other data or settings: the stream could not go on
             exactly.
         """
-        own = self.state_dict()
-        if set(state) != set(own):
-            raise CheckpointError(
-                f"the state of a batch stream has {sorted(own)}, this one has {sorted(state)}; "
-                "load what state_dict() gave"
-            )
-        for name in ("seed", "batch_size", "drop_last", "n_examples"):
-            if state[name] != own[name]:
-                raise CheckpointError(
-                    f"the saved batch stream has {name}={state[name]}, this one {own[name]}, so it "
-                    "can't go on exactly; use the same data and settings, or start anew"
-                )
-        if not (state["epoch"] >= 0 and 0 <= state["cursor"] <= self._end):
-            raise CheckpointError(
-                f"the saved batch stream stands at epoch {state['epoch']}, example "
-                f"{state['cursor']} of {self._end}, which is nowhere; the checkpoint is damaged"
-            )
+        check_state(state, self.state_dict(), self._end)
         self._epoch, self._cursor, self._order = int(state["epoch"]), int(state["cursor"]), None
+
+
+def check_whole(**settings: tuple[Any, int]) -> None:
+    """Refuse settings, each given as (value, least), that are no whole numbers from there on."""
+    for name, (value, least) in settings.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ConfigError(f"{name}={value!r}: give a whole number, at least {least}")
+
+
+def permutation(n: int, *of: int) -> torch.Tensor:
+    """Draw an order of n from whole numbers such as (seed, epoch), the same on every device."""
+    import torch
+
+    # Mixed, so that (seed 0, epoch 1) and (seed 1, epoch 0) have nothing in common.
+    mixed = np.random.SeedSequence(of).generate_state(1, np.uint64)[0]
+    # On the CPU whatever the device: its order is the same everywhere.
+    generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+    return torch.randperm(n, generator=generator)
+
+
+def check_state(state: dict[str, Any], own: dict[str, Any], end: int) -> None:
+    """Refuse a saved state from which a stream whose state is `own` can't go on exactly."""
+    if set(state) != set(own):
+        raise CheckpointError(
+            f"the state of a batch stream has {sorted(own)}, this one has {sorted(state)}; "
+            "load what state_dict() gave"
+        )
+    for name in own.keys() - {"epoch", "cursor"}:
+        if state[name] != own[name]:
+            raise CheckpointError(
+                f"the saved batch stream has {name}={state[name]}, this one {own[name]}, so it "
+                "can't go on exactly; use the same data and settings, or start anew"
+            )
+    if not (state["epoch"] >= 0 and 0 <= state["cursor"] <= end):
+        raise CheckpointError(
+            f"the saved batch stream stands at epoch {state['epoch']}, example "
+            f"{state['cursor']} of {end}, which is nowhere; the checkpoint is damaged"
+        )
 
 
 def _source(
@@ -351,9 +323,14 @@ def _source(
 def _rows_of(store: ExampleStore, split: str | None) -> torch.Tensor:
     x = store.tensor(split)
     if not len(x):
-        found = ", ".join(f"{n} {name}" for name, n in store.manifest["rows_per_split"].items())
-        raise SelectionError(
-            f"{store.path} has no row in split {split!r} (rows: {found}); give another split, "
-            "split=None for all rows, or write the store with splits assigned"
-        )
+        refuse_empty(store, split)
     return x
+
+
+def refuse_empty(store: ExampleStore, split: str | None) -> NoReturn:
+    """Say that a store has no row in a split."""
+    found = ", ".join(f"{n} {name}" for name, n in store.manifest["rows_per_split"].items())
+    raise SelectionError(
+        f"{store.path} has no row in split {split!r} (rows: {found}); give another split, "
+        "split=None for all rows, or write the store with splits assigned"
+    )

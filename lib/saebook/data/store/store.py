@@ -46,7 +46,7 @@ class ExampleStore:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self._manifest = manifest
-        self._verified: set[str] = set()
+        self._verified: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> ExampleStore:
@@ -93,21 +93,38 @@ class ExampleStore:
         StoreError
             Naming the first file that is missing, truncated or altered.
         """
+        self._verified.clear()
         for entry in self._entries():
-            layout.check_content(self.path, entry)
-            self._verified.add(entry["file"])
+            self.checked(entry)
         for name in self.partitions:
             self.partition(name).verify()
 
-    def _checked(self, entry: dict[str, Any]) -> Path:
-        if entry["file"] in self._verified:
-            return layout.check_present(self.path, entry)
-        path = layout.check_content(self.path, entry)
-        self._verified.add(entry["file"])
+    def checked(self, entry: dict[str, Any]) -> Path:
+        """Path of a file of the manifest whose content is what the manifest says.
+
+        Its checksum is compared when the file is first asked for, and again whenever it was
+        written to or replaced since.
+
+        Parameters
+        ----------
+        entry : dict
+            The file's entry in the manifest: file, bytes and sha256.
+
+        Raises
+        ------
+        StoreError
+            If the file is missing, truncated or altered.
+        """
+        path = layout.check_present(self.path, entry)
+        status = path.stat()
+        version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._verified.get(entry["file"]) != version:
+            layout.check_content(self.path, entry)
+            self._verified[entry["file"]] = version
         return path
 
     def _read_table(self, entry: dict[str, Any]) -> pd.DataFrame:
-        path = self._checked(entry)
+        path = self.checked(entry)
         try:
             return pd.read_parquet(path, engine="pyarrow")
         except (OSError, ValueError) as error:
@@ -243,7 +260,7 @@ class ExampleStore:
                 f"{self.path} has no partition {name!r}; it has: "
                 f"{', '.join(self.partitions) or 'none, its rows are its own'}"
             )
-        self._checked(self._manifest["partitions"][name])
+        self.checked(self._manifest["partitions"][name])
         return ExampleStore.open(self.path / "partitions" / name)
 
     def rows(self, split: str | None = None) -> np.ndarray:
@@ -297,7 +314,7 @@ class ExampleStore:
             places = np.flatnonzero(shard == number)
             if not len(places):
                 continue
-            x = shards.read(self._checked(entry), shards.is_count_type(dtype))
+            x = shards.read(self.checked(entry), shards.is_count_type(dtype))
             if tuple(x.shape) != (entry["rows"], self.d_in) or shards.dtype_name(x) != dtype:
                 raise StoreError(
                     f"{self.path / entry['file']} holds {shards.dtype_name(x)} {tuple(x.shape)} where "
