@@ -164,8 +164,9 @@ def test_it_goes_on_from_every_cursor(store):
 
 def test_a_state_of_another_store_or_buffer_is_refused(store, tmp_path):
     state = StreamedBatches(store, **SMALL).state_dict()
+    larger: dict[str, Any] = SMALL | {"buffer_examples": 41}
     with pytest.raises(CheckpointError, match="buffer_examples=40, this one 41"):
-        StreamedBatches(store, **SMALL | {"buffer_examples": 41}).load_state_dict(state)
+        StreamedBatches(store, **larger).load_state_dict(state)
     altered = write(tmp_path / "altered", trial=9)
     with pytest.raises(CheckpointError, match=r"n_examples|store="):
         StreamedBatches(altered, **SMALL).load_state_dict(state)

@@ -25,6 +25,7 @@ POSITIVE = (
     "cycle_period",
     "plateau_patience",
     "plateau_factor",
+    "resident_gb",
 )
 AT_LEAST_ONE = ("batch_size", "n_logs")
 NOT_NEGATIVE = ("n_checkpoints", "weight_decay")
@@ -131,6 +132,12 @@ class TrainConfig:
     keep_checkpoints
         Increasing fractions of the run at which a copy of the SAE is kept for good, in
         ``checkpoints/<step>`` of the run's folder.
+    resident_gb
+        Memory for the examples of a store, in gigabytes of 10⁹ bytes. Where its training split
+        takes more, batches are streamed from disk: a quarter of it goes to each of two shuffle
+        buffers and to evenly spaced training and validation rows, for what looks at all rows at
+        once. More of it mixes better. ``None``: whatever takes more than half of the memory that
+        is available is streamed, through a gibibyte.
     device
         ``"auto"`` (a GPU when there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
 
@@ -184,6 +191,7 @@ class TrainConfig:
     log_memory: bool = False
     n_checkpoints: int = 10
     keep_checkpoints: tuple[float, ...] = ()
+    resident_gb: float | None = None
     device: str = "auto"
 
     def __post_init__(self):

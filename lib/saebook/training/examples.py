@@ -2,15 +2,167 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saebook.data.store import Batch, ExampleStore, windows
-from saebook.errors import DataError
+from saebook.data.store import (
+    Batch,
+    Batches,
+    BatchStream,
+    ExampleStore,
+    StoredExamples,
+    StreamedBatches,
+    windows,
+)
+from saebook.data.store.streaming import buffer_examples_in
+from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.models import SAEConfig
 from saebook.models.fitting import refuse_negative
+from saebook.training.memory import GIGABYTE, available_memory
+
+FIT_ROWS = 100_000
+STREAM_GB = 2**30 / GIGABYTE
+# A streamed run holds as much in each: two buffers, training rows, validation rows.
+SHARES = 4
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a run learns from and what judges it, in memory or on disk.
+
+    Attributes
+    ----------
+    rows
+        Training examples [n_rows, ...]: all of them, or, of those on disk, every ``every``-th.
+    split, judged
+        Name and examples of what the run is scored on; evenly spaced ones of a split on disk
+        that is too large.
+    every
+        Step from one of ``rows`` to the next.
+    stored
+        Where all of them are, when they are not in memory.
+    share
+        Bytes for each buffer of examples on disk.
+    """
+
+    rows: Tensor
+    split: str
+    judged: Tensor
+    every: int = 1
+    stored: StoredExamples | None = None
+    share: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.stored is None else len(self.stored)
+
+    def spaced(self, step: int) -> Tensor:
+        """Every ``step``-th training example, in the type they are stored in."""
+        if self.stored is None:
+            return self.rows[::step]
+        return self.stored.take(torch.arange(0, len(self), step))
+
+    def batches(self, batch_size: int, seed: int, config: SAEConfig) -> Batches:
+        """Endless batches of all training examples.
+
+        Raises
+        ------
+        ConfigError
+            A shuffle buffer would be smaller than a batch.
+        """
+        if self.stored is None:
+            return BatchStream(self.rows, batch_size, seed=seed)
+        n = buffer_examples_in(self.share, self.stored)
+        if n < batch_size:
+            needed = SHARES * self.share * batch_size / max(n, 1) / GIGABYTE
+            raise ConfigError(
+                f"resident_gb = {SHARES * self.share / GIGABYTE:.3g} leaves room for {n} examples in "
+                f"each shuffle buffer, and batch_size = {batch_size}: set resident_gb to more than "
+                f"{needed:.3g}, or take smaller batches"
+            )
+        return StreamedBatches(
+            self.stored, batch_size, seed=seed, buffer_examples=n, check=self._check(config)
+        )
+
+    def _check(self, config: SAEConfig) -> Callable[[Tensor], None] | None:
+        """What refuses rows that the settings can't take; only a sample was looked at before."""
+        if self.stored is None or self.stored.store.kind == "counts":
+            return None
+        return partial(_refuse_negative_rows, config)
+
+
+def _refuse_negative_rows(config: SAEConfig, rows: Tensor) -> None:
+    refuse_negative(config, rows, rows)
+
+
+def read_examples(
+    data: Any,
+    validation: Any,
+    config: SAEConfig,
+    resident_gb: float | None = None,
+    streamed: bool | None = None,
+) -> Examples:
+    """Training examples and those that judge, left on disk where they are too large for memory.
+
+    Parameters
+    ----------
+    data, validation
+        As :func:`saebook.training.fit` takes them.
+    config
+        The model, which decides on their form.
+    resident_gb
+        As in :class:`saebook.training.TrainConfig`.
+    streamed
+        Whether a store's examples stay on disk; decided by its size without it.
+
+    Raises
+    ------
+    DataError
+        The examples have the wrong width, hold NaN, or negative values where the settings take
+        counts, or there are none.
+    StoreError
+        A file of the store is missing, truncated or altered.
+    """
+    if streamed is None:
+        streamed = isinstance(data, ExampleStore) and _too_large(data, config, resident_gb)
+    if not streamed or not isinstance(data, ExampleStore):
+        rows, (split, judged) = training_examples(data, validation, config)
+        return Examples(rows, split, judged)
+    _refuse_beside_store(validation, config)
+    share = (STREAM_GB if resident_gb is None else resident_gb) * GIGABYTE / SHARES
+    stored = StoredExamples(data, "train", config.seq_len)
+    # Beside the rows as they are stored, what they are fitted on in float32.
+    every = _step(stored, share, also=4, most=FIT_ROWS)
+    rows = stored.take(torch.arange(0, len(stored), every))
+    split, judged = "train", rows
+    try:
+        held_out = StoredExamples(data, "validation", config.seq_len)
+    except SelectionError:
+        held_out = None
+    _check("training", rows, config)
+    if held_out is not None:
+        apart = _step(held_out, share)
+        split, judged = "validation", held_out.take(torch.arange(0, len(held_out), apart))
+        _check(split, judged, config)
+    return Examples(rows, split, judged, every, stored, share)
+
+
+def _too_large(store: ExampleStore, config: SAEConfig, resident_gb: float | None) -> bool:
+    n = store.manifest.get("rows_per_split", {}).get("train", 0)
+    itemsize = getattr(torch, store.dtype).itemsize
+    n_bytes = n * config.seq_len * store.d_in * itemsize
+    return n_bytes > (available_memory() / 2 if resident_gb is None else resident_gb * GIGABYTE)
+
+
+def _step(stored: StoredExamples, share: float, also: int = 0, most: int | None = None) -> int:
+    """Step between evenly spaced examples that fit a share of the memory."""
+    each = stored.seq_len * stored.store.d_in * (stored.dtype.itemsize + also)
+    fitting = max(int(share / each), 1)
+    return -(-len(stored) // min(fitting, most or fitting))
 
 
 def training_examples(
@@ -28,8 +180,7 @@ def training_examples(
         counts, or there are none.
     """
     if isinstance(data, ExampleStore):
-        if validation is not None:
-            raise DataError("a store brings its own validation split; leave `validation` out")
+        _refuse_beside_store(validation, config)
         rows = _of_store(data, "train", config)
         validation = _of_store(data, "validation", config)
     else:
@@ -55,12 +206,17 @@ def as_batch(x: Tensor, config: SAEConfig) -> Batch:
     return Batch(x[..., : config.d_in], target=target)
 
 
-def _of_store(store: ExampleStore, split: str, config: SAEConfig) -> Tensor:
+def _refuse_beside_store(validation: Any, config: SAEConfig) -> None:
+    if validation is not None:
+        raise DataError("a store brings its own validation split; leave `validation` out")
     if config.is_transcoder:
         raise DataError(
             f"a store holds inputs alone, and d_out = {config.d_out} asks for targets: give a "
             "pair of tensors (inputs, targets)"
         )
+
+
+def _of_store(store: ExampleStore, split: str, config: SAEConfig) -> Tensor:
     if config.seq_len == 1:
         return store.tensor(split=split)
     rows = windows(store.index, config.seq_len, split=split)

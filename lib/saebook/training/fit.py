@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saebook.data.store import BatchStream, ExampleStore
+from saebook.data.store import Batches, ExampleStore
 from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.metrics import are_counts
 from saebook.models import SAE, SAEConfig, save_sae
@@ -28,7 +28,7 @@ from saebook.training.doctor import (
     first_bad_step,
     gather,
 )
-from saebook.training.examples import as_batch, training_examples
+from saebook.training.examples import FIT_ROWS, Examples, as_batch, read_examples
 from saebook.training.memory import peak_memory_gb
 from saebook.training.run import Run, load_run, read_record, save_run, score, settle
 from saebook.training.trainer import ROUNDING, Trainer
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT, KEPT = "checkpoint.pt", "checkpoints"
 DEFAULT_EXAMPLES = 1_000_000
-FIT_ROWS = 100_000
 
 Probe = Callable[[Trainer], dict[str, float]]
 Keep = Callable[[Trainer], None]
@@ -64,7 +63,8 @@ def fit(
         otherwise.
     data
         Training examples [n, d_in] (a tensor or array), or windows of them [n, seq_len, d_in];
-        an ``ExampleStore``, whose training split is used, in windows of ``seq_len``; for a
+        an ``ExampleStore``, whose training split is used, in windows of ``seq_len``, and
+        streamed from disk where it is too large for memory (``train.resident_gb``); for a
         transcoder a pair of tensors, inputs [n, d_in] and targets [n, d_out].
     train
         Settings of the run; their defaults work on short runs.
@@ -77,7 +77,8 @@ def fit(
         Of the initial weights and of the order of the batches.
     validation
         Held-out examples, as ``data``, for the card. A store's validation split is used by
-        itself; without either, the card is of the training examples, and says so.
+        itself; without either, the card is of the training examples, and says so. Of a split
+        that is too large for memory, it is of evenly spaced examples.
     probe
         Called with the trainer at every log; what it returns becomes columns of the history.
     progress
@@ -100,6 +101,9 @@ def fit(
     TrainingError
         A loss or gradient became NaN or infinite: the step, its batch and the row that stands
         out are named, and the last finite checkpoint is kept.
+    StoreError
+        A file of the store is missing, truncated or altered, maybe in the middle of a streamed
+        run; once it is there again, the same call goes on from the last checkpoint.
 
     Examples
     --------
@@ -110,13 +114,15 @@ def fit(
     ('train', 50)
     """
     train = train or TrainConfig()
-    rows, held_out = training_examples(data, validation, config)
+    path = Path(out) if out is not None else None
+    streamed = _was_streamed(path) if path is not None and train.resident_gb is None else None
+    examples = read_examples(data, validation, config, train.resident_gb, streamed)
+    rows = examples.rows
     batch = as_batch(rows, config)
     compared = batch.x if batch.target is None else batch.target
     config = config.for_data(counts=are_counts(compared))
-    stream = BatchStream(rows, min(train.batch_size, len(rows)), seed=seed)
-    n_steps = _n_steps(train, len(rows), stream.batch_size)
-    path = Path(out) if out is not None else None
+    stream = examples.batches(min(train.batch_size, len(examples)), seed, config)
+    n_steps = _n_steps(train, len(examples), stream.batch_size)
     if path is None and train.keep_checkpoints:
         raise ConfigError(
             f"keep_checkpoints = {list(train.keep_checkpoints)} without a folder: give `out`, "
@@ -126,7 +132,7 @@ def fit(
         "sae": config.to_dict(),
         "train": train.to_dict() | {"n_steps": n_steps},
         "seed": seed,
-        "data": _fingerprint(rows),
+        "data": _fingerprint(examples),
     }
     if path is not None and _already_finished(path, settings):
         return load_run(path)
@@ -139,12 +145,14 @@ def fit(
     dead_after_steps = trainer.dead_after_examples(stream.batch_size) / stream.batch_size
     check_schedule(train, n_steps, dead_after_steps)
     history = _resume(path, settings, trainer, stream) if path is not None else []
-    _train(
-        trainer, stream, rows, history, path, settings, probe, progress, _keep(path, train, batch.x)
-    )
+    keep = _keep(path, train, batch.x)
+    try:
+        _train(trainer, stream, examples, history, path, settings, probe, progress, keep)
+    finally:
+        stream.close()
 
     settle(sae, batch.x)
-    split, judged = held_out
+    split, judged = examples.split, examples.judged
     card = score(sae, judged, split, _centre(rows, config))
     logged, held_out_rows = pd.DataFrame(history), judged if split != "train" else None
     evidence = gather(sae, logged, card.to_dict(), train, n_steps, rows, held_out_rows)
@@ -183,10 +191,11 @@ def _n_steps(train: TrainConfig, n_examples: int, batch_size: int) -> int:
     return max(1, round(wanted / batch_size))
 
 
-def _fingerprint(rows: Tensor) -> dict[str, Any]:
-    sample = rows[:: max(1, len(rows) // 1000)].to(torch.float32).contiguous().cpu()
-    digest = hashlib.sha256(sample.numpy().tobytes()).hexdigest()
-    return {"shape": list(rows.shape), "sha256_of_sample": digest}
+def _fingerprint(examples: Examples) -> dict[str, Any]:
+    n = len(examples)
+    sample = examples.spaced(max(1, n // 1000))
+    digest = hashlib.sha256(sample.to(torch.float32).contiguous().cpu().numpy().tobytes())
+    return {"shape": [n, *examples.rows.shape[1:]], "sha256_of_sample": digest.hexdigest()}
 
 
 def _already_finished(path: Path, settings: dict[str, Any]) -> bool:
@@ -217,26 +226,38 @@ def _refuse_other_settings(path: Path, found: dict[str, Any], wanted: dict[str, 
 
 
 def _resume(
-    path: Path, settings: dict[str, Any], trainer: Trainer, stream: BatchStream
+    path: Path, settings: dict[str, Any], trainer: Trainer, stream: Batches
 ) -> list[dict[str, float]]:
-    file = path / CHECKPOINT
-    if not file.is_file():
+    state = _read_checkpoint(path, map_location=trainer.device)
+    if state is None:
         return []
-    try:
-        state = torch.load(file, map_location=trainer.device, weights_only=True)
-    except Exception as error:  # torch raises whatever its zip or unpickler ran into
-        raise CheckpointError(f"{file}: damaged ({error}); remove it to start again") from error
     _refuse_other_settings(path, state["settings"], settings)
     trainer.load_state_dict(state["trainer"])
     stream.load_state_dict(state["stream"])
     return state["history"]
 
 
+def _read_checkpoint(path: Path, **how: Any) -> dict[str, Any] | None:
+    file = path / CHECKPOINT
+    if not file.is_file():
+        return None
+    try:
+        return torch.load(file, weights_only=True, **how)
+    except Exception as error:  # torch raises whatever its zip or unpickler ran into
+        raise CheckpointError(f"{file}: damaged ({error}); remove it to start again") from error
+
+
+def _was_streamed(path: Path) -> bool | None:
+    """How an interrupted run took its batches: memory that has become free changes nothing."""
+    state = _read_checkpoint(path, map_location="cpu", mmap=True)
+    return None if state is None else "buffer_examples" in state["stream"]
+
+
 def _save_checkpoint(
     path: Path,
     settings: dict[str, Any],
     trainer: Trainer,
-    stream: BatchStream,
+    stream: Batches,
     history: list[dict[str, float]],
 ) -> None:
     path.mkdir(parents=True, exist_ok=True)
@@ -253,8 +274,8 @@ def _save_checkpoint(
 
 def _train(
     trainer: Trainer,
-    stream: BatchStream,
-    rows: Tensor,
+    stream: Batches,
+    examples: Examples,
     history: list[dict[str, float]],
     path: Path | None,
     settings: dict[str, Any],
@@ -278,7 +299,7 @@ def _train(
             logs = step % log_every == 0 or step == n_steps
             saves = path is not None and step % checkpoint_every == 0 and step < n_steps
             if logs or saves:
-                _stop_if_not_finite(unread, step, rows, stream, path)
+                _stop_if_not_finite(unread, step, examples, stream, path)
                 unread.clear()
             if logs:
                 row = _read_back(losses)
@@ -311,7 +332,11 @@ def _weights_are_finite(sae: SAE) -> bool:
 
 
 def _stop_if_not_finite(
-    unread: list[dict[str, Tensor]], step: int, rows: Tensor, stream: BatchStream, path: Path | None
+    unread: list[dict[str, Tensor]],
+    step: int,
+    examples: Examples,
+    stream: Batches,
+    path: Path | None,
 ) -> None:
     bad = first_bad_step(unread, step)
     if bad is None:
@@ -320,6 +345,6 @@ def _stop_if_not_finite(
     kept = path is not None and (path / CHECKPOINT).is_file()
     raise TrainingError(
         f"step {first}: {', '.join(f'{name} = {value}' for name, value in wrong.items())}. "
-        f"{describe_bad_batch(rows, stream, first)}. The run was stopped"
+        f"{describe_bad_batch(examples.rows, stream, first, examples.every)}. The run was stopped"
         + (f"; its last checkpoint, from before, is in {path}" if kept else "")
     )

@@ -1,16 +1,71 @@
-"""How much memory a run has needed, and how it is kept."""
+"""How much memory there is, how much a run has needed, and how it is kept."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
 GIGABYTE = 1e9
 # Names of two settings in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# Folder of a control group's files, and those of its limit and its use; version 2, version 1.
+CONTROL_GROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def available_memory() -> int:
+    """Bytes of main memory that this process could take without swapping.
+
+    What the system says is available, but no more than the control groups of the process (a
+    container, a batch job) still allow; the whole memory where the system doesn't say.
+
+    Examples
+    --------
+    >>> available_memory() > 0
+    True
+    """
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    else:
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(min([available, *_left_in_groups()]), 0)
+
+
+def _left_in_groups() -> list[int]:
+    """Bytes left in each control group with a limit that the process is in."""
+    left = []
+    try:
+        own = [line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return []
+    for root, limit, used, cache in CONTROL_GROUPS:
+        innermost = [Path(root, path.strip("/")) for path in own]
+        for group in {group for path in innermost for group in (path, *path.parents)}:
+            try:
+                most = (group / limit).read_text().strip()
+                taken = int((group / used).read_text())
+                statistics = (group / "memory.stat").read_text().split()
+            except OSError:
+                continue
+            if most != "max":
+                # Files in the page cache count as use, but give way.
+                freed = int(dict(zip(statistics[::2], statistics[1::2]))[cache])
+                left.append(int(most) - taken + freed)
+    return left
 
 
 def peak_memory_gb(device: torch.device) -> float:

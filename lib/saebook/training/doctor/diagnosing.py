@@ -10,7 +10,7 @@ from saebook.training.doctor.evidence import Evidence
 from saebook.training.doctor.finding import Diagnosis, Finding
 from saebook.training.doctor.registry import DETECTORS
 from saebook.training.doctor.rows import score_rows
-from saebook.training.examples import training_examples
+from saebook.training.examples import read_examples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,11 +72,13 @@ def diagnose(
     >>> "barely_trained" in diagnose(run, x)
     True
     """
+    train, n_steps = _settings(run)
     rows = held_out = None
     if data is not None:
-        rows, (split, judged) = training_examples(data, validation, run.sae.config)
-        held_out = judged if split != "train" else None
-    train, n_steps = _settings(run)
+        most = train.resident_gb if train is not None else None
+        examples = read_examples(data, validation, run.sae.config, most)
+        rows = examples.rows
+        held_out = examples.judged if examples.split != "train" else None
     evidence = gather(run.sae, run.history, run.card, train, n_steps, rows, held_out)
     return examine(evidence)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saebook.data.store import BatchStream
+from saebook.data.store import Batches
 from saebook.training.doctor.evidence import Evidence
 from saebook.training.doctor.finding import Finding
 
@@ -53,45 +53,47 @@ def first_bad_step(
     return last_step - len(losses) + index + 1, wrong
 
 
-def batch_rows(stream: BatchStream, step: int) -> Tensor:
+def batch_rows(stream: Batches, step: int) -> Tensor:
     """Rows [batch] that made up the batch of a step, counted from 1.
 
     Examples
     --------
+    >>> from saebook.data.store import BatchStream
     >>> stream = BatchStream(torch.arange(10.0)[:, None], batch_size=4, seed=3)
     >>> third = [next(stream) for _ in range(3)][-1].flatten()
     >>> batch_rows(stream, step=3).tolist() == third.long().tolist()
     True
     """
-    numbers = torch.arange(stream.n_examples)[:, None]
-    again = BatchStream(numbers, stream.batch_size, seed=stream.seed, dtype=torch.int64)
-    epoch, batch = divmod(step - 1, again.batches_per_epoch)
-    state = again.state_dict() | {"epoch": epoch, "cursor": batch * stream.batch_size}
-    again.load_state_dict(state)
-    return next(again).flatten()
+    return stream.examples_at(step)
 
 
-def describe_bad_batch(rows: Tensor, stream: BatchStream, step: int) -> str:
+def describe_bad_batch(rows: Tensor, stream: Batches, step: int, every: int = 1) -> str:
     """Name a batch's rows, and the one that stands out, or the likelier cause.
 
     Parameters
     ----------
     rows
-        All training examples [n, ...].
+        Training examples [n, ...], or every ``every``-th of them.
     stream
         That the batches came from.
     step
         Whose batch to look at, from 1.
+    every
+        Step between the examples that ``rows`` holds.
     """
     batch = batch_rows(stream, step).to(rows.device)
-    norms = torch.cat([part.flatten(1).double().norm(dim=1) for part in rows.split(65_536)])
+    norms = _norms(rows)
+    of_batch = norms[batch] if every == 1 else _norms(stream.take(batch)).to(norms)
     median = float(norms.median())
     shown = ", ".join(map(str, batch[:SHOWN_ROWS].tolist())) + ", …" * (len(batch) > SHOWN_ROWS)
-    named = f"Its batch is training rows {shown} ({len(batch)} of {len(rows):,})"
+    named = f"Its batch is training rows {shown} ({len(batch)} of {stream.n_examples:,})"
     look = "Look at that row, and leave it out or scale per example"
-    for among, where in ((batch, "row"), (torch.arange(len(rows)), "not of it, but training row")):
-        worst = int(among[norms[among].argmax()])
-        largest = float(norms[worst])
+    numbers = torch.arange(len(rows)) * every
+    for among, found, where in (
+        (batch, of_batch, "row"),
+        (numbers, norms, "not of it, but training row"),
+    ):
+        worst, largest = int(among[int(found.argmax())]), float(found.max())
         if largest > STANDS_OUT * median:
             times = (
                 f"{largest / median:.2g} times the median" if median > 0 else "all others' are 0"
@@ -101,6 +103,10 @@ def describe_bad_batch(rows: Tensor, stream: BatchStream, step: int) -> str:
         f"{named}; no row stands out (the largest norm of all is {float(norms.max()):.3g}, the "
         f"median {median:.3g}), so the weights diverged. Lower the learning rate, or set clip_norm"
     )
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return torch.cat([part.flatten(1).double().norm(dim=1) for part in rows.split(65_536)])
 
 
 def not_finite(evidence: Evidence) -> Finding | None:
