@@ -1,4 +1,4 @@
-"""Every optimiser against its published update, alone, stacked, resumed and reset."""
+"""Every optimiser against its published update, resumed and reset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from saebook.training.optimisers import OPTIMIZERS, Lamb, MuonAndAdam, reset_sta
 
 Array = np.ndarray
 NAMES = sorted(OPTIMIZERS)
-STACKABLE = [name for name in NAMES if name != "muon"]
 SETTINGS: dict[str, Any] = {
     "beta1": 0.8,
     "beta2": 0.97,
@@ -160,37 +159,6 @@ def test_muon_moves_every_direction_of_a_matrix_about_alike():
     assert torch.linalg.cond(weight.grad) > 50
 
 
-@pytest.mark.parametrize("name", STACKABLE)
-def test_a_stack_learns_as_its_members_would_alone(name):
-    members = [[*shapes_like_an_sae(seed), np.array(0.5 + seed)] for seed in range(3)]
-    members[0][1][:] = 0.0  # one member's ratio is 1, the others' are not
-    noise = [noises(start, seed=10 + i) for i, start in enumerate(members)]
-    stacked = parameters_from([np.stack(ws) for ws in zip(*members, strict=True)])
-    stacked_noise = [
-        [np.stack(ws) for ws in zip(*(n[step] for n in noise), strict=True)]
-        for step in range(N_STEPS)
-    ]
-    take_steps(OPTIMIZERS[name](stacked, config(name), stacked=True), stacked, stacked_noise)
-    for i, start in enumerate(members):
-        alone = parameters_from(start)
-        take_steps(OPTIMIZERS[name](alone, config(name)), alone, noise[i])
-        for a, b in zip(stacked, alone, strict=True):
-            torch.testing.assert_close(a[i].detach(), b.detach(), rtol=1e-11, atol=1e-14)
-
-
-def test_lamb_without_its_stack_option_would_mix_the_members():
-    start = np.stack([np.ones((2, 3)), 10 * np.ones((2, 3))])
-    moved = []
-    for stacked in (True, False):
-        (parameter,) = parameters_from([start])
-        optimizer = Lamb([parameter], lr=0.1, eps=0.0, stacked=stacked)
-        parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        moved.append((torch.tensor(start) - parameter.detach()).mean(dim=(1, 2)))
-    assert moved[0].tolist() == pytest.approx([0.1, 1.0])
-    assert moved[1].tolist() == pytest.approx([0.1 * (101 / 2) ** 0.5] * 2)
-
-
 def test_lamb_with_nothing_to_follow_stays_where_it_is():
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = Lamb([parameter])
@@ -199,9 +167,10 @@ def test_lamb_with_nothing_to_follow_stays_where_it_is():
     assert parameter.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_muon_on_a_stack_is_refused():
-    with pytest.raises(ConfigError, match="one by one"):
-        OPTIMIZERS["muon"](parameters_from([np.ones((2, 3, 4))]), config("muon"), stacked=True)
+def test_muon_with_a_learning_rate_for_each_group_is_refused():
+    groups = [{"params": parameters_from([np.ones((3, 4))])}]
+    with pytest.raises(ConfigError, match="several learning rates"):
+        OPTIMIZERS["muon"](groups, config("muon"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -258,19 +227,6 @@ def test_reset_rows_forget_and_the_others_do_not(name, as_mask):
         moved = (parameter.detach() != old).reshape(6, -1).any(dim=1)
         assert torch.equal(moved, ~chosen)
     assert bool((parameters[3].detach() != before[3]).all())
-
-
-def test_reset_of_a_stack_takes_a_mask_of_members_and_latents():
-    (parameter,) = parameters_from([np.ones((2, 3, 4))])
-    optimizer = OPTIMIZERS["lamb"]([parameter], config("lamb"), stacked=True)
-    parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    mask = torch.tensor([[True, False, False], [False, False, True]])
-    reset_state(optimizer, parameter, mask)
-    state = optimizer.state[parameter]
-    for moment in ("exp_avg", "exp_avg_sq"):
-        assert torch.equal((state[moment] == 0).all(dim=2), mask)
-    assert state["step"] == 1
 
 
 def test_first_update_after_a_late_reset_is_as_large_as_documented():

@@ -53,7 +53,7 @@ def coefficient(target_l0: float | None = 4.0, **changes) -> SparsityCoefficient
     config = SAEConfig(
         d_in=16, d_sae=48, architecture="relu", target_l0=target_l0, sparsity_coefficient=own
     )
-    return SparsityCoefficient(config, train(**changes), torch.device("cpu"))
+    return SparsityCoefficient(SAE(config), train(**changes))
 
 
 def test_the_controller_follows_its_formula():
@@ -123,7 +123,7 @@ def test_a_coefficient_of_zero_trains_without_a_penalty():
 
 def test_a_quadratic_target_is_left_to_its_penalty():
     config = SAEConfig(d_in=16, d_sae=48, architecture="jumprelu", target_l0=4.0)
-    control = SparsityCoefficient(config, train(), torch.device("cpu"))
+    control = SparsityCoefficient(SAE(config), train())
     before = float(control.full)
     control.observe(torch.tensor(40.0))
     assert float(control.full) == before

@@ -13,11 +13,19 @@ from saebook.losses.reduction import mean_of_sums
 class StepFunction(Function):
     """``H(h - θ)``, whose derivative to θ is a rectangular kernel's estimate."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, h: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
+    def forward(h: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
         """1 where h exceeds its threshold, 0 elsewhere; of h's dtype."""
-        ctx.save_for_backward(h, threshold, bandwidth)
+        del bandwidth
         return (h > threshold).to(h.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep what the threshold's gradient needs."""
+        del output
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, None]:

@@ -79,7 +79,8 @@ def _l0_step(sae: SAE, forward: Forward) -> Tensor:
 
 def _l0_quadratic(sae: SAE, forward: Forward) -> Tensor:
     threshold = forward.entries.at(sae.threshold)
-    target = (sae.config.target_l0 or 1.0) * forward.entries.n_summed
+    target = sae.config.target_l0
+    target = (1.0 if target is None else target) * forward.entries.n_summed
     return losses.l0_quadratic(forward.pre_activations, threshold, sae.bandwidth, target)
 
 

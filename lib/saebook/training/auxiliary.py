@@ -30,24 +30,31 @@ def auxk(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
 
     Notes
     -----
-    On a CPU only the dead latents are computed. On a GPU their number is never read back to the
-    host: living ones are masked to -inf, so that where there are fewer dead latents than
-    ``k_aux`` the rest decode to 0. The two agree to rounding.
+    Only the dead latents are computed, which reads back to the host which they are.
     """
-    if dead.device.type == "cpu":
-        rows = dead.nonzero().flatten()
-        if not len(rows):
-            return forward.pre_activations.new_zeros(())
-        h, directions = forward.pre_activations_of(sae, rows), sae.W_dec[rows]
-    else:
-        h, directions = forward.pre_activations.masked_fill(~dead, float("-inf")), sae.W_dec
+    rows = dead.nonzero().flatten()
+    if not len(rows):
+        return forward.pre_activations.new_zeros(())
+    return _auxk(sae, forward, forward.pre_activations_of(sae, rows), sae.W_dec[rows])
+
+
+def auxk_masked(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
+    """:func:`auxk`, but for rounding, without reading anything back to the host.
+
+    Living latents are masked to -inf, so that where there are fewer dead latents than ``k_aux``
+    the rest decode to 0.
+    """
+    masked = forward.pre_activations.masked_fill(~dead, float("-inf"))
+    return _auxk(sae, forward, masked, sae.W_dec) * dead.any()
+
+
+def _auxk(sae: SAE, forward: Forward, h: Tensor, directions: Tensor) -> Tensor:
     latents = h.clamp_min(0.0)  # also turns -inf into 0
     k_aux = sae.config.k_aux or 1
     if k_aux < h.shape[-1]:
         values, indices = latents.topk(k_aux, dim=-1, sorted=False)
         latents = torch.zeros_like(latents).scatter(-1, indices, values)
-    term = losses.auxk(_residual(forward), _decode_alone(sae, latents, directions))
-    return term * dead.any()
+    return losses.auxk(_residual(forward), _decode_alone(sae, latents, directions))
 
 
 def ghost(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
@@ -74,8 +81,7 @@ def _decode_alone(sae: SAE, latents: Tensor, directions: Tensor) -> Tensor:
     return finish(sae, projected) - finish(sae, projected.new_zeros(projected.shape[-1:]))
 
 
-AUXILIARY: dict[str, Callable[[SAE, Forward, Tensor], Tensor]] = {
-    "auxk": auxk,
-    "ghost": ghost,
-    "preactivation": preactivation,
-}
+Auxiliary = Callable[[SAE, Forward, Tensor], Tensor]
+AUXILIARY: dict[str, Auxiliary] = {"auxk": auxk, "ghost": ghost, "preactivation": preactivation}
+# The same where nothing may be read back to the host: on a GPU, and over a stack.
+AUXILIARY_MASKED: dict[str, Auxiliary] = AUXILIARY | {"auxk": auxk_masked}

@@ -142,7 +142,7 @@ def fit(
     sample = as_batch(rows[:: -(-len(rows) // FIT_ROWS)].to(torch.float32), config)
     sae.fit_inputs(sample.x, sample.target)
     trainer = Trainer(sae, train, n_steps)
-    dead_after_steps = trainer.dead_after_examples(stream.batch_size) / stream.batch_size
+    dead_after_steps = int(trainer.dead_after_examples(stream.batch_size)) / stream.batch_size
     check_schedule(train, n_steps, dead_after_steps)
     history = _resume(path, settings, trainer, stream) if path is not None else []
     keep = _keep(path, train, batch.x)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saebook.models import SAE, Forward
 from saebook.training.optimisers import reset_state
+from saebook.training.stacking import SAEStack, members_of, parts_of, shape_of
 
 if TYPE_CHECKING:
     from saebook.training.config import TrainConfig
@@ -71,17 +72,18 @@ def contributions(sae: SAE, forward: Forward) -> Tensor:
 
 @torch.no_grad()
 def surplus(totals: Tensor) -> Tensor:
-    """Which latents do next to nothing, booleans [d_sae], from summed `contributions`.
+    """Which latents do next to nothing, booleans [..., d_sae], from summed `contributions`.
 
     Latents that never fired are among them.
     """
-    grown, squares, firings = totals
-    share = grown / grown[firings > 0].mean()
+    grown, squares, firings = totals.unbind(dim=-2)
+    ever = (firings > 0).sum(dim=-1, keepdim=True)
+    share = grown / (grown.sum(dim=-1, keepdim=True) / ever)
     n = firings.clamp_min(1)
     each = grown / n
     spread = (squares / n - each.square()).clamp_min(0)
     error = (spread / (n - 1).clamp_min(1e-9)).sqrt()
-    typical = grown.sum() / firings.sum().clamp_min(1)
+    typical = grown.sum(dim=-1, keepdim=True) / firings.sum(dim=-1, keepdim=True).clamp_min(1)
     weak = each - STANDARD_ERRORS * error < SMALL_PER_FIRING * typical
     return (share < SMALL_SHARE) & (weak | (firings < FEWEST_FIRINGS))
 
@@ -100,11 +102,12 @@ class Retirement:
         Settings of the run: ``retire_at``, ``retire_window``.
     """
 
-    def __init__(self, sae: SAE, train: TrainConfig):
+    def __init__(self, sae: SAE | SAEStack, train: TrainConfig):
         self._at = train.retire_at if sae.config.decoder == "linear" else None
         self._window = train.retire_window
-        self.totals = torch.zeros(3, sae.config.d_sae, device=sae.W_dec.device)
-        self.retired = torch.zeros(sae.config.d_sae, dtype=torch.bool, device=sae.W_dec.device)
+        shape, device = shape_of(sae), sae.W_dec.device
+        self.totals = torch.zeros(*shape, 3, sae.config.d_sae, device=device)
+        self.retired = torch.zeros(*shape, sae.config.d_sae, dtype=torch.bool, device=device)
         self.done = self._at is None
 
     def watches(self, fraction: float) -> bool:
@@ -116,17 +119,19 @@ class Retirement:
         self.totals.add_(totals)
 
     @torch.no_grad()
-    def retire(self, sae: SAE, optimizer: torch.optim.Optimizer, fraction: float) -> None:
+    def retire(
+        self, sae: SAE | SAEStack, optimizer: torch.optim.Optimizer, fraction: float
+    ) -> None:
         """Retire surplus latents when their time has come, and keep retired ones silent."""
         if not self.done and self._at is not None and fraction >= self._at:
             self.retired = surplus(self.totals)
             self.done = True
-            for name, parameter in sae.named_parameters():
-                if name in ("encoder_rows", "b_enc"):
-                    reset_state(optimizer, parameter, self.retired)
+            for member, retired in zip(members_of(sae), parts_of(sae, self.retired)):
+                for parameter in (member.encoder_rows, member.b_enc):
+                    reset_state(optimizer, parameter, retired)
         if self.done:
             # What moments and weight decay still do to a silent row is undone.
-            sae.encoder_rows.masked_fill_(self.retired[:, None], 0.0)
+            sae.encoder_rows.masked_fill_(self.retired[..., None], 0.0)
             sae.b_enc.masked_fill_(self.retired, 0.0)
 
     def state_dict(self) -> dict[str, Any]:

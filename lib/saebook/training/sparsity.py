@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saebook.models import SAEConfig
+from saebook.models import SAE
 from saebook.training.config import TrainConfig
 from saebook.training.schedules import SPARSITY_SCHEDULES
+from saebook.training.stacking import SAEStack, per_model
 
 # One batch alone says little about L0; the mean of the last ten or so does.
 L0_DECAY = 0.9
@@ -38,35 +39,35 @@ class SparsityCoefficient:
     Parameters
     ----------
     sae
-        Settings of the model.
+        The model, or a stack of them: then coefficient, target and L0 are [n].
     train
         Settings of the run; ``controller_rate`` is the speed.
-    device
-        Where L0 is measured.
 
     Examples
     --------
     >>> import torch
-    >>> sae = SAEConfig(d_in=8, d_sae=32, architecture="relu", target_l0=4.0)
-    >>> sparsity = SparsityCoefficient(sae, TrainConfig(n_steps=100), torch.device("cpu"))
+    >>> from saebook.models import SAEConfig
+    >>> sae = SAE(SAEConfig(d_in=8, d_sae=32, architecture="relu", target_l0=4.0))
+    >>> sparsity = SparsityCoefficient(sae, TrainConfig(n_steps=100))
     >>> before = float(sparsity.full)
     >>> sparsity.observe(torch.tensor(12.0))  # three times the target
     >>> bool(sparsity.full > before)
     True
     """
 
-    def __init__(self, sae: SAEConfig, train: TrainConfig, device: torch.device):
+    def __init__(self, sae: SAE | SAEStack, train: TrainConfig):
         self.train = train
-        self.controlled = sae.target_l0 is not None and sae.sparsity != "l0_quadratic"
-        self.target = sae.target_l0 or 1.0
-        start = sae.sparsity_coefficient or 0.0
+        config = sae.config
+        self.controlled = config.target_l0 is not None and config.sparsity != "l0_quadratic"
+        self.target = per_model(sae, lambda config: config.target_l0 or 1.0)
         # The product of the steps can only move what is not zero.
-        self.start = start if start or not self.controlled else 1e-6
-        self.full = torch.tensor(self.start, device=device)
-        self.l0 = torch.tensor(math.nan, device=device)
+        least = 1e-6 if self.controlled else 0.0
+        self.start = per_model(sae, lambda config: config.sparsity_coefficient or least)
+        self.full = self.start.clone()
+        self.l0 = torch.full_like(self.start, math.nan)
 
     def at(self, fraction: float) -> Tensor:
-        """Coefficient after this fraction of the run, 0-d."""
+        """Coefficient after this fraction of the run, of the target's shape."""
         return self.full * self._share(fraction)
 
     def _share(self, fraction: float) -> float:

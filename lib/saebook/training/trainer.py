@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError, TrainingError
-from saebook.models import SAE
+from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
-from saebook.training.engines import ENGINES, Engine, StepResult, check_engine, choose_engine
+from saebook.training.engines import CurrentEngine, StepResult
 from saebook.training.memory import keep_freed_memory
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.resampling import resample
 from saebook.training.retirement import Retirement
 from saebook.training.schedules import LearningRate
 from saebook.training.sparsity import SparsityCoefficient
+from saebook.training.stacking import SAEStack, members_of, parts_of, per_model, shape_of
 
 ROUNDING = 1e-9  # 0.3 / 0.1 is a little less than 3
+RATE_FACTOR = "rate_factor"
 LARGEST_DEAD_WINDOW = 0.1  # of the run: a longer one would never be reached in time to help
 
 
-class Trainer:
+Model = TypeVar("Model", SAE, SAEStack)
+
+
+class Trainer(Generic[Model]):
     """Holds the state of training and takes one step at a time.
 
     The model computes; the trainer owns coefficients, learning rate, dead-latent counters
@@ -33,11 +39,14 @@ class Trainer:
     Parameters
     ----------
     sae
-        The model; it is moved to the device and put in training mode.
+        The model, or a stack of them (:class:`saebook.training.stacking.SAEStack`), of which
+        each learns as it would alone; it is moved to the device and put in training mode.
     config
         Settings of the run.
     n_steps
         Length of the run; schedules are fractions of it. Default: ``config.n_steps``.
+    rate_factors
+        For the members of a stack: what the learning rate of each is multiplied by.
 
     Attributes
     ----------
@@ -49,6 +58,9 @@ class Trainer:
         Of the sparsity term.
     silent_examples : Tensor [d_sae]
         Examples seen since each latent last fired.
+    alive : Tensor
+        0-d boolean, or [n] for a stack: whether every gradient so far was finite. A member of a
+        stack whose gradient was not is left as it was before.
 
     Examples
     --------
@@ -62,7 +74,13 @@ class Trainer:
     True
     """
 
-    def __init__(self, sae: SAE, config: TrainConfig, n_steps: int | None = None):
+    def __init__(
+        self,
+        sae: Model,
+        config: TrainConfig,
+        n_steps: int | None = None,
+        rate_factors: Sequence[float] | None = None,
+    ):
         n_steps = config.n_steps if n_steps is None else n_steps
         if n_steps is None or n_steps < 1:
             raise ConfigError(f"n_steps = {n_steps}: a trainer needs the length of its run, ≥ 1")
@@ -74,14 +92,19 @@ class Trainer:
         self.n_steps = n_steps
         self.step_number = 0
         self.schedule = LearningRate(config)
-        self.sparsity = SparsityCoefficient(sae.config, config, self.device)
-        check_engine(sae, config.engine, config.precision, self.device)
-        self._engines: dict[str, Engine] = {}
-        self._density = 1.0
-        self._inputs_fitted = int(sae.scaling.n_rows) > 0
-        self.optimizer = OPTIMIZERS[config.optimizer](self.sae.parameters(), config)
+        self.members = members_of(sae)
+        self.sparsity = SparsityCoefficient(sae, config)
+        self._auxiliary = per_model(sae, lambda config: config.aux_coefficient or 0.0)
+        self.engine = CurrentEngine(sae, config.engine, config.precision, self.device)
+        self._inputs_fitted = all(int(member.scaling.n_rows) > 0 for member in self.members)
+        self.optimizer = _make_optimizer(self.members, config, rate_factors)
         self.retirement = Retirement(sae, config)
-        self.silent_examples = torch.zeros(sae.config.d_sae, dtype=torch.int64, device=self.device)
+        shape = shape_of(sae)
+        self._dead_after: dict[int, Tensor] = {}
+        self.alive = torch.ones(shape, dtype=torch.bool, device=self.device)
+        self.silent_examples = torch.zeros(
+            *shape, sae.config.d_sae, dtype=torch.int64, device=self.device
+        )
 
     @property
     def fraction(self) -> float:
@@ -100,24 +123,29 @@ class Trainer:
         return (
             dict.fromkeys((objective.reconstruction, *objective.companions), 1.0)
             | dict.fromkeys(objective.sparsity, sparsity)
-            | dict.fromkeys(objective.auxiliary, self.sae.config.aux_coefficient or 0.0)
+            | dict.fromkeys(objective.auxiliary, self._auxiliary)
         )
 
-    def dead_after_examples(self, batch_size: int) -> int:
-        """Silent examples after which a latent counts as dead.
+    def dead_after_examples(self, batch_size: int) -> Tensor:
+        """Silent examples after which a latent counts as dead, 0-d; [n] for a stack.
 
         As long as a latent of average density takes to fire ``dead_after_firings`` times,
         but at least ten batches and at most a tenth of the run.
         """
-        sae_config = self.sae.config
-        average_density = (sae_config.k or sae_config.target_l0 or 1) / sae_config.d_sae
-        wanted = self.config.dead_after_firings / average_density
         longest = LARGEST_DEAD_WINDOW * self.n_steps * batch_size
-        return int(min(max(wanted, 10 * batch_size), max(longest, batch_size)))
+
+        def examples(config: SAEConfig) -> int:
+            average_density = (config.k or config.target_l0 or 1) / config.d_sae
+            wanted = self.config.dead_after_firings / average_density
+            return int(min(max(wanted, 10 * batch_size), max(longest, batch_size)))
+
+        return per_model(self.sae, examples, torch.int64)
 
     def dead(self, batch_size: int) -> Tensor:
         """Which latents are dead, booleans [d_sae]; retired ones are not meant to live."""
-        silent = self.silent_examples >= self.dead_after_examples(batch_size)
+        if batch_size not in self._dead_after:
+            self._dead_after[batch_size] = self.dead_after_examples(batch_size)
+        silent = self.silent_examples >= self._dead_after[batch_size][..., None]
         return silent & ~self.retirement.retired
 
     def step(self, batch: Tensor | Batch) -> dict[str, Tensor]:
@@ -143,10 +171,11 @@ class Trainer:
         if target is not None:
             target = target.to(self.device, non_blocking=True)
         if not self._inputs_fitted:
-            self.sae.fit_inputs(x, target)
+            for member in self.members:
+                member.fit_inputs(x, target)
             self._inputs_fitted = True
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group.get(RATE_FACTOR, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
 
         self._follow_selection(x)
@@ -154,8 +183,7 @@ class Trainer:
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             watched = self.retirement.watches(self.fraction)
-            engine = self._engine(x)
-            result = engine(self.sae, x, target, coefficients, self.dead(len(x)), watched)
+            result = self.engine.step(x, target, coefficients, self.dead(len(x)), watched)
 
         unit_norm = self.sae.config.decoder_norm == "unit"
         if unit_norm:
@@ -171,15 +199,9 @@ class Trainer:
         if self._resamples_now():
             logged["resampled"] = self._resample(x, target)
         for name in self.sae.config.objective.sparsity:
-            logged["sparsity_coefficient"] = torch.as_tensor(coefficients[name])
+            coefficient = torch.as_tensor(coefficients[name], device=self.device)
+            logged["sparsity_coefficient"] = coefficient.expand(shape_of(self.sae))
         return logged
-
-    def _engine(self, x: Tensor) -> Engine:
-        wanted = self.config.engine
-        name = choose_engine(self.sae, x, self._density) if wanted == "auto" else wanted
-        if name not in self._engines:
-            self._engines[name] = ENGINES[name]()
-        return self._engines[name]
 
     @torch.no_grad()
     def _follow_selection(self, x: Tensor) -> None:
@@ -187,42 +209,56 @@ class Trainer:
         rule = self.sae.config.selection
         begins = rule.begins_as_topk and self.fraction < self.config.selection_warmup_fraction
         if self.sae.selects_topk and not begins:
-            rule.fit(self.sae, self.sae.pre_activations(x))
+            for member in self.members:
+                rule.fit(member, member.pre_activations(x))
         self.sae.selects_topk = begins
 
+    @torch.no_grad()
     def _clip(self) -> Tensor:
-        parameters = list(self.sae.parameters())
+        """Norm of each model's gradient, which is cut to the limit."""
         limit = self.config.clip_norm if self.config.clip_norm is not None else float("inf")
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+        gradients = [p.grad for p in self.sae.parameters() if p.grad is not None]
+        n = len(shape_of(self.sae))
+        own_axes = [tuple(range(n, gradient.ndim)) for gradient in gradients]
+        norms = [torch.linalg.vector_norm(g, dim=axes) for g, axes in zip(gradients, own_axes)]
+        norm = torch.stack(norms).norm(dim=0)
+        self.alive &= norm.isfinite()
+        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(_beside(factor, gradient))
+            if n:
+                gradient.masked_fill_(_beside(~self.alive, gradient), 0.0)
+        return norm
 
     @torch.no_grad()
     def _project_decoder_gradient(self) -> None:
         """Drop the part of each row's gradient that would only change its norm."""
         gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
         assert gradient is not None
-        gradient.addcmul_(rows, (gradient * rows).sum(dim=1, keepdim=True), value=-1.0)
+        gradient.addcmul_(rows, (gradient * rows).sum(dim=-1, keepdim=True), value=-1.0)
 
     @torch.no_grad()
     def _normalise_decoder(self) -> None:
-        self.sae.W_dec.div_(self.sae.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        self.sae.W_dec.div_(self.sae.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
     @torch.no_grad()
     def _finish_step(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
         self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
-        self.sae.config.selection.constrain(self.sae)
+        rule, whole = (
+            self.sae.config.selection,
+            cast("SAE", self.sae),
+        )  # elementwise: a stack will do
+        rule.constrain(whole)
         if result.smallest_active is not None and not self.sae.selects_topk:
-            self.sae.config.selection.observe(self.sae, result.smallest_active)
+            rule.observe(whole, result.smallest_active)
         self.sparsity.observe(result.l0, self.fraction)
-        if self.sae.selection.found_by == "floor" and self.device.type == "cpu":
-            # What a sparse step looked at; after a dense one, what it would have found.
-            active = float(result.l0) / self.sae.config.d_sae
-            self._density = result.density if result.density < 1.0 else active
+        self.engine.observe(result)
         self.step_number += 1
         return result.losses | {
             "l0": result.l0,
             "fvu": result.squared_error / self.sae.target_variance,
-            "worst_example": result.squared_errors.max() / self.sae.target_variance,
-            "dead": self.dead(n_examples).float().mean(),
+            "worst_example": result.squared_errors.amax(dim=-1) / self.sae.target_variance,
+            "dead": self.dead(n_examples).float().mean(dim=-1),
         }
 
     def _resamples_now(self) -> bool:
@@ -238,17 +274,21 @@ class Trainer:
     @torch.no_grad()
     def _resample(self, x: Tensor, target: Tensor | None) -> Tensor:
         dead = self.dead(len(x))
-        forward = self.sae.pass_through(x, target)
-        n = resample(self.sae, self.optimizer, forward, dead, seed=self.step_number)
+        counts = []
+        for member, own in zip(self.members, parts_of(self.sae, dead)):
+            forward = member.pass_through(x, target)
+            counts.append(resample(member, self.optimizer, forward, own, seed=self.step_number))
+        n = torch.stack(counts).reshape(shape_of(self.sae))
         # What could not be resampled is as dead as before.
-        self.silent_examples.masked_fill_(dead & (n > 0), 0)
+        self.silent_examples.masked_fill_(dead & (n > 0)[..., None], 0)
         return n.to(torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly where this trainer stands."""
         return {
             "step_number": self.step_number,
-            "density": self._density,
+            "densities": self.engine.densities,
+            "alive": self.alive,
             "n_steps": self.n_steps,
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -266,19 +306,38 @@ class Trainer:
                 f"{self.n_steps}: its schedules would not go on where they stopped"
             )
         self.sae.load_state_dict(state["sae"])
-        self._inputs_fitted = int(self.sae.scaling.n_rows) > 0
+        self._inputs_fitted = all(int(member.scaling.n_rows) > 0 for member in self.members)
         self.optimizer.load_state_dict(state["optimizer"])
         self.silent_examples.copy_(state["silent_examples"])
         self.schedule.load_state_dict(state["schedule"])
         self.sparsity.load_state_dict(state["sparsity"])
         self.retirement.load_state_dict(state["retirement"])
         self.step_number = state["step_number"]
-        self._density = state["density"]
+        self.engine.densities = list(state["densities"])
+        self.alive.copy_(state["alive"])
         # What the step before this one did; the coming one decides whether that ends.
         self.sae.selects_topk = (
             self.sae.config.selection.begins_as_topk
             and (self.step_number - 1) / self.n_steps < self.config.selection_warmup_fraction
         )
+
+
+def _make_optimizer(
+    members: Sequence[SAE], config: TrainConfig, rate_factors: Sequence[float] | None
+) -> torch.optim.Optimizer:
+    """One optimiser of all parameters, in a group for each learning rate."""
+    make = OPTIMIZERS[config.optimizer]
+    if rate_factors is None or len(set(rate_factors)) == 1:
+        return make([p for member in members for p in member.parameters()], config)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for member, factor in zip(members, rate_factors, strict=True):
+        groups.setdefault(factor, []).extend(member.parameters())
+    return make([{"params": ps, RATE_FACTOR: factor} for factor, ps in groups.items()], config)
+
+
+def _beside(values: Tensor, gradient: Tensor) -> Tensor:
+    """What belongs to each model, with the axes that it needs to be multiplied with a gradient."""
+    return values.reshape(*values.shape, *[1] * (gradient.ndim - values.ndim))
 
 
 def resolve_device(name: str) -> torch.device:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saebook.errors import ConfigError
 from saebook.models.architectures.base import Architecture
+from saebook.models.architectures.cut import cut_between
 
 if TYPE_CHECKING:
     from saebook.models.config import SAEConfig
@@ -95,13 +96,5 @@ def calibrate_threshold(sae: SAE, x: Tensor) -> float:
     for level in range(len(sae.threshold)):
         size = sae.config.prefixes[level] if sae.config.prefix_k else sae.config.d_sae
         k = sae.k_of_level(level if sae.config.prefix_k else -1)
-        sae.threshold[level] = _midway(positive[..., :size].flatten(), k * len(x))
+        sae.threshold[level] = cut_between(positive[..., :size].flatten(), k * len(x))
     return float(sae.threshold[-1])
-
-
-def _midway(positive: Tensor, n_active: int) -> Tensor:
-    n_active = min(n_active, positive.numel())
-    kept_last = positive.kthvalue(positive.numel() - n_active + 1).values
-    below = positive[positive < kept_last]
-    dropped_first = below.max() if len(below) else kept_last.new_zeros(())
-    return (kept_last + dropped_first) / 2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saebook.losses import step
 from saebook.models.architectures.base import Architecture
+from saebook.models.architectures.cut import cut_between
 from saebook.models.entries import Entries
 
 if TYPE_CHECKING:
@@ -69,9 +70,8 @@ class JumpReLU(Architecture):
         if sae.config.threshold_init is None:
             wanted = sae.config.target_l0 or 1.0
             positive = pre_activations.relu().flatten()[:FIT_ENTRIES]
-            n_active = min(round(wanted * len(positive) / sae.config.d_sae), len(positive))
-            kept = positive.kthvalue(len(positive) - max(n_active, 1) + 1).values
-            sae.threshold.fill_(float(kept))
+            n_active = max(1, round(wanted * len(positive) / sae.config.d_sae))
+            sae.threshold.fill_(float(cut_between(positive, n_active)))
 
     def constrain(self, sae: SAE) -> None:
         """Thresholds below zero would let negative latents through."""

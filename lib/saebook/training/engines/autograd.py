@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saebook.models import SAE, Forward, Selecting, select_among_all
-from saebook.training.auxiliary import AUXILIARY
+from saebook.training.auxiliary import AUXILIARY, AUXILIARY_MASKED
 from saebook.training.engines.result import StepResult
 from saebook.training.retirement import contributions
 
@@ -52,17 +52,19 @@ class Autograd:
         """
         forward = sae.pass_through(x, target, self._selecting)
         terms = sae.losses(forward)
+        auxiliary = AUXILIARY if x.device.type == "cpu" else AUXILIARY_MASKED
         for name in sae.config.objective.auxiliary:
-            terms[name] = AUXILIARY[name](sae, forward, dead)
+            terms[name] = auxiliary[name](sae, forward, dead)
         total = torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
         total.backward()
         with torch.no_grad():
-            return _result(sae, forward, {**terms, "total": total}, measure_contributions)
+            return summary(sae, forward, {**terms, "total": total}, measure_contributions)
 
 
-def _result(
+def summary(
     sae: SAE, forward: Forward, terms: dict[str, Tensor], measure_contributions: bool
 ) -> StepResult:
+    """What a trainer wants to know of a pass."""
     firings = forward.selected[-1].firings()
     n_examples = forward.entries.n_examples(forward.latents)
     missed = forward.target_scaled - forward.reconstruction_scaled

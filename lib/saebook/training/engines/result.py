@@ -11,6 +11,8 @@ from torch import Tensor
 class StepResult:
     """Terms and firing of one batch; the gradients lie in the parameters' ``grad``.
 
+    For a stack of models every tensor has the members as its first axis.
+
     Attributes
     ----------
     losses
@@ -25,7 +27,8 @@ class StepResult:
     squared_error
         0-d: mean summed squared error, in scaled units.
     density
-        Share of all pre-activations at which latents were computed: 1 for a plain pass.
+        Share of all pre-activations at which latents were computed: 1 for a plain pass. For a
+        stack, one for all or a list.
     contributions
         [3, d_sae], as :func:`saebook.training.retirement.contributions` sums them; None unless
         they were asked for.
@@ -39,5 +42,5 @@ class StepResult:
     l0: Tensor
     squared_error: Tensor
     squared_errors: Tensor
-    density: float
+    density: float | list[float]
     contributions: Tensor | None = None

@@ -1,12 +1,9 @@
-"""Optimisers by name; each is made from parameters and a ``TrainConfig``.
-
-With ``stacked=True`` the parameters carry a leading axis of independent models.
-"""
+"""Optimisers by name; each is made from parameters, or groups of them, and a ``TrainConfig``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -22,12 +19,14 @@ if TYPE_CHECKING:
     from saebook.training.config import TrainConfig
 
 
+# As torch.optim takes them: tensors, or dictionaries with settings of their own.
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+
+
 class MakeOptimizer(Protocol):
     """What an entry of ``OPTIMIZERS`` takes and gives."""
 
-    def __call__(
-        self, parameters: Iterable[nn.Parameter], config: TrainConfig, *, stacked: bool = False
-    ) -> torch.optim.Optimizer:
+    def __call__(self, parameters: Parameters, config: TrainConfig) -> torch.optim.Optimizer:
         """Make an optimiser of these parameters."""
         ...
 
@@ -46,5 +45,6 @@ __all__ = [
     "Lamb",
     "MakeOptimizer",
     "MuonAndAdam",
+    "Parameters",
     "reset_state",
 ]

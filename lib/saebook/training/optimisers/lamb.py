@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from saebook.training.config import TrainConfig
+    from saebook.training.optimisers import Parameters
 
 
 class Lamb(torch.optim.Optimizer):
@@ -35,9 +36,6 @@ class Lamb(torch.optim.Optimizer):
         Added to the square root of the second moment.
     weight_decay
         Share of the parameter added to its update, before norms are taken.
-    stacked
-        The first axis of every parameter counts independent models ([M, d_sae, d_in], biases
-        [M, d_sae]), and norms are taken per model: a stack learns as its members would alone.
 
     References
     ----------
@@ -63,14 +61,12 @@ class Lamb(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.0,
-        stacked: bool = False,
     ):
         defaults = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
-            "stacked": stacked,
         }
         super().__init__(parameters, defaults)
 
@@ -100,29 +96,20 @@ class Lamb(torch.optim.Optimizer):
         root = second.div(1 - beta2 ** state["step"]).sqrt_().add_(group["eps"])
         update = first.div(1 - beta1 ** state["step"]).div_(root)
         update.add_(parameter, alpha=group["weight_decay"])
-        ratio = _trust_ratio(parameter, update, group["stacked"])
+        ratio = _trust_ratio(parameter, update)
         parameter.sub_(update.mul_(ratio), alpha=group["lr"])
 
 
-def _trust_ratio(parameter: Tensor, update: Tensor, stacked: bool) -> Tensor:
-    axes = tuple(range(1 if stacked else 0, parameter.ndim))
-
-    def norm(tensor: Tensor) -> Tensor:
-        # Without axes torch would take the norm over all: a stack of 0-d parameters has none.
-        return torch.linalg.vector_norm(tensor, dim=axes, keepdim=True) if axes else tensor.abs()
-
-    size, length = norm(parameter), norm(update)
+def _trust_ratio(parameter: Tensor, update: Tensor) -> Tensor:
+    size, length = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(update)
     return torch.where((size > 0) & (length > 0), size / length, 1.0)
 
 
-def make_lamb(
-    parameters: Iterable[nn.Parameter], config: TrainConfig, *, stacked: bool = False
-) -> torch.optim.Optimizer:
+def make_lamb(parameters: Parameters, config: TrainConfig) -> torch.optim.Optimizer:
     """LAMB, the notes' "LAdam": see :class:`Lamb`."""
     return Lamb(
         parameters,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
-        stacked=stacked,
     )

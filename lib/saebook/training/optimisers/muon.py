@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from saebook.errors import ConfigError
 
 if TYPE_CHECKING:
     from saebook.training.config import TrainConfig
+    from saebook.training.optimisers import Parameters
 
 
 class MuonAndAdam(torch.optim.Optimizer):
@@ -95,23 +96,22 @@ class MuonAndAdam(torch.optim.Optimizer):
         self._share()
 
 
-def make_muon(
-    parameters: Iterable[nn.Parameter], config: TrainConfig, *, stacked: bool = False
-) -> torch.optim.Optimizer:
+def make_muon(parameters: Parameters, config: TrainConfig) -> torch.optim.Optimizer:
     """Muon for matrices, AdamW for the rest: see :class:`MuonAndAdam`.
 
     Raises
     ------
     ConfigError
-        The parameters are stacked: biases [M, d_sae] would be taken for matrices.
+        The parameters come in groups.
     """
-    if stacked:
+    given = list(parameters)
+    if any(isinstance(part, dict) for part in given):
         raise ConfigError(
-            "optimizer = 'muon' on a stack of models: it orthogonalises one matrix at a time; "
-            "train them one by one, or use optimizer='adam'"
+            "optimizer='muon' with several learning rates in one stack: it takes one; train each "
+            "learning rate in a stack of its own, or use optimizer='adam'"
         )
     return MuonAndAdam(
-        parameters,
+        cast("list[nn.Parameter]", given),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         momentum=config.momentum,

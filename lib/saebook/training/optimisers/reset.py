@@ -19,7 +19,7 @@ def reset_state(optimizer: torch.optim.Optimizer, parameter: Tensor, rows: Tenso
     optimizer
         Any entry of ``OPTIMIZERS``; one that hasn't stepped yet has nothing to forget.
     parameter
-        One of its parameters, [d_sae, …]; or [M, d_sae, …] with a mask [M, d_sae].
+        One of its parameters, [d_sae, …].
     rows
         Booleans over the leading axes of the parameter, or indices [n] into its first axis.
         A mask is never read back to the host.

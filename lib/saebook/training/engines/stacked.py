@@ -1,0 +1,234 @@
+"""Engines for a stack of SAEs: all at once, or each by the engine that is fastest for it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from saebook.models import SAE, Selecting, select_among_all
+from saebook.models.entries import AllEntries, Selected
+from saebook.training.auxiliary import AUXILIARY_MASKED
+from saebook.training.engines.autograd import summary
+from saebook.training.engines.result import StepResult
+from saebook.training.stacking import SAEStack, with_settings
+
+Coefficients = dict[str, float | Tensor]
+
+
+class AllAtOnce:
+    """The plain pass, vectorised over the members: one batched product where each had its own.
+
+    Its numbers are those of each member alone, but for rounding.
+    """
+
+    def __init__(self) -> None:
+        self._one: _OneOfMany | None = None
+
+    def __call__(
+        self,
+        stack: SAEStack,
+        x: Tensor,
+        target: Tensor | None,
+        coefficients: Coefficients,
+        dead: Tensor,
+        measure_contributions: bool = False,
+    ) -> StepResult:
+        """Give every member the gradients of its own loss on the batch.
+
+        Parameters
+        ----------
+        stack
+            In training mode.
+        x, target
+            As for :class:`saebook.training.engines.autograd.Autograd`: one batch for all.
+        coefficients
+            Weight of every term of the objective: a number, 0-d, or [n] for n members.
+        dead
+            Booleans [n, d_sae].
+        measure_contributions
+            Also measure how much each latent lowers the error.
+
+        Returns
+        -------
+        StepResult
+            Every tensor with the members as its first axis.
+        """
+        if self._one is None:
+            self._one = _OneOfMany(stack)
+        one = self._one
+        # It costs a dense pass, and without dead latents is zero.
+        one.without_auxk = dead.device.type == "cpu" and not bool(dead.any())
+        one.measure_contributions = measure_contributions
+        one.sae.selects_topk = stack.selects_topk
+        tensors, axes = one.tensors(stack)
+        each = {name: _for_each(c, dead) for name, c in coefficients.items()}
+
+        def run(
+            tensors: dict[str, Tensor],
+            coefficients: dict[str, Tensor],
+            dead: Tensor,
+            settings: dict[str, Any],
+        ) -> tuple[Tensor, dict[str, Any]]:
+            return functional_call(one, tensors, (x, target, coefficients, dead, settings))
+
+        settings = _differing_settings(stack)
+        totals, found = vmap(run, in_dims=(axes, 0, 0, 0))(tensors, each, dead, settings)
+        parameters = stack.stacked_parameters()
+        gradients = torch.autograd.grad(totals.sum(), [*parameters.values()], allow_unused=True)
+        stack.set_gradients(dict(zip(parameters, gradients)))
+        absent = dict.fromkeys(("smallest_active", "contributions"))
+        return StepResult(**{**absent, **found, "density": 1.0})
+
+
+class EachByItself:
+    """One member after the other, each by an engine of its own.
+
+    On a CPU the engines that leave out what is zero gain more than a shared product does.
+
+    Parameters
+    ----------
+    make
+        Makes an engine for one SAE, by its name.
+    """
+
+    def __init__(self, make: Callable[[str], Any]):
+        self._make = make
+        self._engines: dict[tuple[int, str], Any] = {}
+        self.names: Sequence[str] = ()
+
+    def __call__(
+        self,
+        stack: SAEStack,
+        x: Tensor,
+        target: Tensor | None,
+        coefficients: Coefficients,
+        dead: Tensor,
+        measure_contributions: bool = False,
+    ) -> StepResult:
+        """As :class:`AllAtOnce`, by the engine that ``names`` has for each member."""
+        each = {name: _for_each(c, dead) for name, c in coefficients.items()}
+        results = []
+        for i, (member, name) in enumerate(zip(stack.members, self.names, strict=True)):
+            if (i, name) not in self._engines:
+                self._engines[i, name] = self._make(name)
+            member.zero_grad(set_to_none=True)
+            own: Coefficients = {term: weights[i] for term, weights in each.items()}
+            engine = self._engines[i, name]
+            results.append(engine(member, x, target, own, dead[i], measure_contributions))
+        stack.gather_gradients()
+        return _stacked(results)
+
+
+class _OneOfMany(nn.Module):
+    """One member's step as a function of its tensors, for `functional_call`."""
+
+    def __init__(self, stack: SAEStack):
+        super().__init__()
+        # The structure alone: every tensor is given at the call.
+        self.sae: SAE = copy.deepcopy(stack.members[0]).to("meta")
+        self.without_auxk = False
+        self.measure_contributions = False
+        self._largest_k = max(_k(member) for member in stack.members)
+
+    def tensors(self, stack: SAEStack) -> tuple[dict[str, Tensor], dict[str, int | None]]:
+        """Parameters and buffers by name, and their axis of members; None where all share one."""
+        tensors: dict[str, Tensor] = {}
+        axes: dict[str, int | None] = {}
+        for name, whole in (stack.stacked_parameters() | stack.stacked_buffers()).items():
+            # An input that is scaled alike for all is scaled once.
+            shared = name in stack.shared_buffers
+            tensors[f"sae.{name}"] = whole[0] if shared else whole
+            axes[f"sae.{name}"] = None if shared else 0
+        return tensors, axes
+
+    def forward(
+        self,
+        x: Tensor,
+        target: Tensor | None,
+        coefficients: dict[str, Tensor],
+        dead: Tensor,
+        settings: dict[str, Any],
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The member's objective, and what a trainer wants to know of its pass."""
+        sae, plain = self.sae, self.sae.config
+        ranked = settings.pop("k", None)
+        selecting = select_among_all if ranked is None else self._select_ranked(ranked)
+        sae.config = with_settings(plain, settings)
+        try:
+            forward = sae.pass_through(x, target, selecting)
+            terms = sae.losses(forward)
+            for name in sae.config.objective.auxiliary:
+                skipped = name == "auxk" and self.without_auxk
+                term = AUXILIARY_MASKED[name]
+                terms[name] = x.new_zeros(()) if skipped else term(sae, forward, dead)
+            total = torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
+            result = summary(sae, forward, {**terms, "total": total}, self.measure_contributions)
+        finally:
+            sae.config = plain
+        found = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+        return total, {n: v for n, v in found.items() if isinstance(v, Tensor | dict)}
+
+    def _select_ranked(self, k: Tensor) -> Selecting:
+        """Selection where k is a tensor: by rank among the largest k that any member has."""
+
+        def selecting(sae: SAE, x_scaled: Tensor) -> Sequence[Selected]:
+            h = sae.encode_scaled(x_scaled)
+            competing = h.relu()
+            n = self._largest_k
+            if sae.selection.found_by == "batch":
+                n_examples = h.shape[:-1].numel()
+                competing, n, wanted = competing.flatten(), n * n_examples, k * n_examples
+            else:
+                wanted = k
+            values, indices = competing.topk(min(n, competing.shape[-1]), dim=-1, sorted=True)
+            values = values * (torch.arange(values.shape[-1], device=h.device) < wanted)
+            latents = torch.zeros_like(competing).scatter(-1, indices, values).view_as(h)
+            return [Selected(AllEntries(sae.config.d_sae), h, latents)]
+
+        return selecting
+
+
+def _k(sae: SAE) -> int:
+    """Active latents per example, of the rules that count them."""
+    return 0 if sae.config.prefix_k else sae.k_of_level(-1)
+
+
+def _differing_settings(stack: SAEStack) -> dict[str, Any]:
+    """Settings that members read and that differ between them, as tensors [n]."""
+    device = stack.W_dec.device
+    settings: dict[str, Any] = {}
+    targets = [config.target_l0 for config in stack.configs]
+    if len(set(targets)) > 1:
+        settings["target_l0"] = torch.tensor(targets, device=device)
+    weights = [config.prefix_weights for config in stack.configs]
+    if len(set(weights)) > 1:
+        settings["prefix_weights"] = tuple(torch.tensor(weights, device=device).unbind(dim=1))
+    ks = [_k(member) for member in stack.members]
+    if stack.selection.found_by in ("row", "batch") and len(set(ks)) > 1:
+        settings["k"] = torch.tensor(ks, device=device)
+    return settings
+
+
+def _for_each(value: float | Tensor, dead: Tensor) -> Tensor:
+    """A coefficient as [n]."""
+    return torch.as_tensor(value, device=dead.device).expand(len(dead))
+
+
+def _stacked(results: Sequence[StepResult]) -> StepResult:
+    """The results of the members as one."""
+
+    def together(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: together([value[name] for value in values]) for name in values[0]}
+        if isinstance(values[0], Tensor):
+            return torch.stack(values)
+        return values if isinstance(values[0], float) else values[0]
+
+    names = [field.name for field in dataclasses.fields(StepResult)]
+    return StepResult(**{n: together([getattr(r, n) for r in results]) for n in names})
