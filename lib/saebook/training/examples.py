@@ -19,6 +19,7 @@ from saebook.data.store import (
     StreamedBatches,
     windows,
 )
+from saebook.data.store.resident import not_finite
 from saebook.data.store.streaming import buffer_examples_in
 from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.models import SAEConfig
@@ -256,8 +257,8 @@ def _check(name: str, x: Tensor, config: SAEConfig) -> None:
             f"{name} examples of shape {tuple(x.shape)}: an SAE with d_in = {config.d_in}, "
             f"seq_len = {config.seq_len} and d_out = {config.d_out} needs [n, {shown}]"
         )
-    if x.is_floating_point() and not x.isfinite().all():
-        bad = int((~x.isfinite()).flatten(1).any(dim=1).sum())
+    bad = len(not_finite(x)) if x.is_floating_point() else 0
+    if bad:
         raise DataError(f"{bad} of {len(x)} {name} examples hold NaN or infinity")
     if len(x):
         batch = as_batch(x, config)

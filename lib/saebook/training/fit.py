@@ -181,7 +181,9 @@ def _centre(rows: Tensor, config: SAEConfig) -> Tensor | None:
     """Mean of the training targets, where they are counts and the input itself."""
     if config.is_transcoder or config.seq_len > 1 or not are_counts(rows):
         return None
-    return rows.to(torch.float64).mean(dim=0)
+    # By parts: all of them in float64 would take eight times what bytes do.
+    sums = [part.to(torch.float64).sum(dim=0) for part in rows.split(FIT_ROWS)]
+    return torch.stack(sums).sum(dim=0) / len(rows)
 
 
 def _n_steps(train: TrainConfig, n_examples: int, batch_size: int) -> int:

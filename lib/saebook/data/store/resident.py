@@ -83,9 +83,8 @@ class ResidentRows:
         self.dtype = torch.float32 if dtype is None else dtype
         self.device = data.device
         if data.is_floating_point():
-            finite = torch.isfinite(data).flatten(1).all(dim=1)
-            if not bool(finite.all()):
-                bad = (~finite).nonzero().flatten()
+            bad = not_finite(data)
+            if len(bad):
                 raise DataError(
                     f"{len(bad)} of {len(data)} examples hold NaN or infinity, the first in row "
                     f"{int(bad[0])}; leave those rows out, or find where they come from"
@@ -101,6 +100,15 @@ class ResidentRows:
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the examples of the given rows [batch] in the given order."""
         return self._bits.index_select(0, rows).view(self._data.dtype).to(self.dtype)
+
+
+def not_finite(data: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of examples [n, ...] that hold NaN or infinity, ascending."""
+    import torch
+
+    # By parts: what it takes to look at all at once is several times the data.
+    parts = [torch.isfinite(part).flatten(1).all(dim=1) for part in data.split(_PART)]
+    return (~torch.cat(parts)).nonzero().flatten()
 
 
 def refuse_inexact(counts: torch.Tensor, dtype: torch.dtype) -> None:

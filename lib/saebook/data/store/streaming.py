@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 2**28
 # Long enough for a disk to read at full speed, short enough that a buffer holds many.
 CHUNK_BYTES = 2**20
-LEAST_CHUNKS = 64
+LEAST_CHUNKS = 256
 
 Buffer = tuple[np.ndarray, "torch.Tensor"]
 
@@ -61,7 +61,7 @@ class StreamedBatches:
     buffer_examples : int, optional
         Examples per buffer; as many as 256 MiB hold without it.
     chunk_examples : int, optional
-        Examples per chunk; about 1 MiB without it, but at most a 64th of the buffer.
+        Examples per chunk; about 1 MiB without it, but at most a 256th of the buffer.
     device : torch.device or str, optional
         Where to yield batches; the CPU without it. Buffers stay on the CPU.
     dtype : torch.dtype, optional
