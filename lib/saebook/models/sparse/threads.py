@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from threading import Barrier
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,17 +16,39 @@ import torch
 WORTH_A_THREAD = 1_000_000
 
 
+Result = TypeVar("Result")
+
+
 @cache
 def _pool(n: int) -> ThreadPoolExecutor:
     """Threads in each of which torch uses no others."""
     own = torch.get_num_threads()
-    pool = ThreadPoolExecutor(n, "saebook-sparse", initializer=torch.set_num_threads, initargs=(1,))
-    # The number is each thread's own, but what new threads begin with is shared.
+    pool = ThreadPoolExecutor(n, "saebook-sparse", initializer=_work_alone)
     ready = Barrier(n)
     for started in [pool.submit(ready.wait) for _ in range(n)]:
         started.result()
+    # The number is each thread's own, but what new threads begin with is shared.
     torch.set_num_threads(own)
     return pool
+
+
+def _work_alone() -> None:
+    # The first question makes torch give this thread the shared number, which it would otherwise
+    # do after it was told another.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
+def run_each(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Results of tasks, each run by one thread, as many at a time as torch may use.
+
+    In such a thread torch, and the loops here, use no others.
+    """
+    n = min(torch.get_num_threads(), len(tasks))
+    if n < 2:
+        return [task() for task in tasks]
+    running = [_pool(n).submit(task) for task in tasks]
+    return [task.result() for task in running]
 
 
 def spread_alone(loop: Callable[[int, int], None], n: int, work: float) -> None:

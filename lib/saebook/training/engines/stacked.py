@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,9 +88,10 @@ class AllAtOnce:
 
 
 class EachByItself:
-    """One member after the other, each by an engine of its own.
+    """Each member by an engine of its own, in a thread of its own.
 
-    On a CPU the engines that leave out what is zero gain more than a shared product does.
+    On a CPU the engines that leave out what is zero gain more than a shared product does, and
+    threads that share a small product wait for each other more than they work.
 
     Parameters
     ----------
@@ -112,17 +114,29 @@ class EachByItself:
         measure_contributions: bool = False,
     ) -> StepResult:
         """As :class:`AllAtOnce`, by the engine that ``names`` has for each member."""
-        each = {name: _for_each(c, dead) for name, c in coefficients.items()}
-        results = []
-        for i, (member, name) in enumerate(zip(stack.members, self.names, strict=True)):
-            if (i, name) not in self._engines:
-                self._engines[i, name] = self._make(name)
-            member.zero_grad(set_to_none=True)
-            own: Coefficients = {term: weights[i] for term, weights in each.items()}
-            engine = self._engines[i, name]
-            results.append(engine(member, x, target, own, dead[i], measure_contributions))
+        from saebook.models.sparse.threads import run_each
+
+        weights = {name: _for_each(c, dead).unbind() for name, c in coefficients.items()}
+        bf16 = torch.is_autocast_enabled(x.device.type)
+
+        def step(i: int) -> StepResult:
+            own: Coefficients = {term: each[i] for term, each in weights.items()}
+            stack.members[i].zero_grad(set_to_none=True)
+            # Autocast is each thread's own.
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+                return self._engine(i)(
+                    stack.members[i], x, target, own, dead[i], measure_contributions
+                )
+
+        results = run_each([partial(step, i) for i in range(len(stack.members))])
         stack.gather_gradients()
         return _stacked(results)
+
+    def _engine(self, i: int) -> Any:
+        key = (i, self.names[i])
+        if key not in self._engines:
+            self._engines[key] = self._make(self.names[i])
+        return self._engines[key]
 
 
 class _OneOfMany(nn.Module):
