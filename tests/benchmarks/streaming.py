@@ -131,7 +131,6 @@ def measure_speed(folder: Path, size: dict[str, int], rounds: int) -> dict[str, 
             if name == "disk, not cached":
                 drop_cache(store)
             times[name].append(timed(lambda name=name: steps(name)))
-    waited = {n: s.waited_s for n, s in sources.items() if isinstance(s, StreamedBatches)}
     alone = reading_speed(store, stored, size["batch"], buffer)
     for source in sources.values():
         source.close()
@@ -152,7 +151,6 @@ def measure_speed(folder: Path, size: dict[str, int], rounds: int) -> dict[str, 
             n: {"median": round(statistics.median(r), 3), "rounds": [round(x, 3) for x in r]}
             for n, r in ratios.items()
         },
-        "waited_s": {n: round(w, 2) for n, w in waited.items()},
         "needed_mb_per_s": round(examples * row_bytes / statistics.median(times["memory"]) / 1e6),
         "read_mb_per_s": alone,
     }
@@ -299,6 +297,7 @@ def main() -> None:
         default=PARTS,
         help="measure these; others stay as --out has them",
     )
+    parser.add_argument("--note", default="", help="what a reader has to know beside")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--allowed-mb", type=int, default=256, help="resident_gb of the fit")
@@ -332,6 +331,7 @@ def main() -> None:
         "what": "training an SAE on a store that stays on disk, beside the same store in memory: "
         "speed of steps (medians and all rounds, memory = 1), most anonymous memory of a process, "
         "and pairs of a batch from one document or session over those of a full shuffle",
+        "note": arguments.note,
         "machine": processor(),
         "threads": arguments.threads,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},

@@ -20,7 +20,7 @@ from saebook.data.store import (
     windows,
 )
 from saebook.data.store.resident import not_finite
-from saebook.data.store.streaming import buffer_examples_in
+from saebook.data.store.streaming import buffered_bytes
 from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.models import SAEConfig
 from saebook.models.fitting import refuse_negative
@@ -77,9 +77,10 @@ class Examples:
         """
         if self.stored is None:
             return BatchStream(self.rows, batch_size, seed=seed)
-        n = buffer_examples_in(self.share, self.stored)
+        each = buffered_bytes(self.stored)
+        n = int(self.share / each)
         if n < batch_size:
-            needed = SHARES * self.share * batch_size / max(n, 1) / GIGABYTE
+            needed = SHARES * each * batch_size / GIGABYTE
             raise ConfigError(
                 f"resident_gb = {SHARES * self.share / GIGABYTE:.3g} leaves room for {n} examples in "
                 f"each shuffle buffer, and batch_size = {batch_size}: set resident_gb to more than "

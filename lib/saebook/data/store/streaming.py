@@ -27,9 +27,9 @@ LEAST_CHUNKS = 256
 Buffer = tuple[np.ndarray, "torch.Tensor"]
 
 
-def buffer_examples_in(n_bytes: float, stored: StoredExamples) -> int:
-    """Return how many examples a buffer of so many bytes holds, its order included."""
-    return int(n_bytes / (stored.seq_len * stored.row_bytes + 2 * 8))
+def buffered_bytes(stored: StoredExamples) -> int:
+    """Return the most bytes that one example takes in a buffer, its place in the order included."""
+    return stored.seq_len * stored.row_bytes + 2 * 8
 
 
 class StreamedBatches:
@@ -121,7 +121,7 @@ class StreamedBatches:
             data = StoredExamples(data, split, seq_len)
         self._stored = data
         if buffer_examples is None:
-            buffer_examples = max(buffer_examples_in(BUFFER_BYTES, data), batch_size)
+            buffer_examples = max(BUFFER_BYTES // buffered_bytes(data), batch_size)
         if chunk_examples is None:
             chunk_examples = min(CHUNK_BYTES // data.row_bytes, buffer_examples // LEAST_CHUNKS)
             chunk_examples = max(chunk_examples, 1)
