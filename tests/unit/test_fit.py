@@ -76,7 +76,7 @@ def test_a_folder_of_another_run_is_refused_and_named(tmp_path):
         fit(SAEConfig(d_in=8, d_sae=32, k=4), examples(), TRAIN, out=tmp_path / "run")
     with pytest.raises(CheckpointError, match="sha256_of_sample"):
         fit(CONFIG, examples(seed=1), TRAIN, out=tmp_path / "run")
-    with pytest.raises(CheckpointError, match="seed: 0 there, 1 here"):
+    with pytest.raises(CheckpointError, match="seed = 0 there, 1 here"):
         train(out=tmp_path / "run", seed=1)
 
 

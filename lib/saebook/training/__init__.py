@@ -3,6 +3,7 @@
 from saebook.training.config import TrainConfig
 from saebook.training.doctor import Diagnosis, Finding, check_budget, diagnose
 from saebook.training.fit import fit
+from saebook.training.fit_many import fit_many
 from saebook.training.recommending import Recommendation, recommend_config
 from saebook.training.run import Run, load_run
 from saebook.training.selecting import select_run
@@ -18,6 +19,7 @@ __all__ = [
     "check_budget",
     "diagnose",
     "fit",
+    "fit_many",
     "load_run",
     "recommend_config",
     "resolve_device",

@@ -32,7 +32,8 @@ class Run:
     card
         Scores on the rows named by ``card["split"]``, as
         :meth:`saebook.metrics.ScoreCard.to_dict` gives them: ``fvu``,
-        ``explained_variance``, ``l0``, ``dead_fraction``, ``dense_fraction``, …
+        ``explained_variance``, ``l0``, ``dead_fraction``, ``dense_fraction``, … Empty for a member
+        of a stack that diverged.
     history
         One row per log: ``step``, ``examples``, ``learning_rate``, every loss term, ``total``,
         ``fvu``, ``worst_example``, ``l0``, ``dead``, ``grad_norm``, and what was asked for.

@@ -92,6 +92,18 @@ class SAEStack(nn.Module):
         """Settings of each member."""
         return [member.config for member in self._members]
 
+    def separate(self) -> list[SAE]:
+        """The members, each with tensors of its own."""
+        for member in self._members:
+            for name in [*self._named, *self._buffer_names]:
+                owner, last = _owner(member, name)
+                tensor = getattr(owner, last)
+                if name in self._named:
+                    tensor.data, tensor.grad = tensor.data.clone(), None
+                else:
+                    setattr(owner, last, tensor.clone())
+        return self._members
+
     @property
     def selects_topk(self) -> bool:
         """Whether training still begins with topk; the same for all."""

@@ -59,8 +59,10 @@ class Trainer(Generic[Model]):
     silent_examples : Tensor [d_sae]
         Examples seen since each latent last fired.
     alive : Tensor
-        0-d boolean, or [n] for a stack: whether every gradient so far was finite. A member of a
-        stack whose gradient was not is left as it was before.
+        0-d boolean, or [n] for a stack: whether every gradient so far was finite. That of a
+        member of a stack is zero once one was not, so that its weights stay finite.
+    rate_factors : list of float
+        Of each model.
 
     Examples
     --------
@@ -97,10 +99,12 @@ class Trainer(Generic[Model]):
         self._auxiliary = per_model(sae, lambda config: config.aux_coefficient or 0.0)
         self.engine = CurrentEngine(sae, config.engine, config.precision, self.device)
         self._inputs_fitted = all(int(member.scaling.n_rows) > 0 for member in self.members)
-        self.optimizer = _make_optimizer(self.members, config, rate_factors)
+        self.rate_factors = list(rate_factors or [1.0] * len(self.members))
+        self.optimizer = _make_optimizer(self.members, config, self.rate_factors)
         self.retirement = Retirement(sae, config)
         shape = shape_of(sae)
         self._dead_after: dict[int, Tensor] = {}
+        self._frozen: set[int] = set()
         self.alive = torch.ones(shape, dtype=torch.bool, device=self.device)
         self.silent_examples = torch.zeros(
             *shape, sae.config.d_sae, dtype=torch.int64, device=self.device
@@ -189,6 +193,8 @@ class Trainer(Generic[Model]):
         if unit_norm:
             self._project_decoder_gradient()
         grad_norm = self._clip()
+        for i in self._frozen:
+            self.members[i].zero_grad(set_to_none=True)
         self.optimizer.step()
         if unit_norm:
             self._normalise_decoder()
@@ -202,6 +208,10 @@ class Trainer(Generic[Model]):
             coefficient = torch.as_tensor(coefficients[name], device=self.device)
             logged["sparsity_coefficient"] = coefficient.expand(shape_of(self.sae))
         return logged
+
+    def freeze(self, member: int) -> None:
+        """Leave one member of a stack as it is from here on."""
+        self._frozen.add(member)
 
     @torch.no_grad()
     def _follow_selection(self, x: Tensor) -> None:
@@ -289,6 +299,7 @@ class Trainer(Generic[Model]):
             "step_number": self.step_number,
             "densities": self.engine.densities,
             "alive": self.alive,
+            "frozen": sorted(self._frozen),
             "n_steps": self.n_steps,
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -315,6 +326,7 @@ class Trainer(Generic[Model]):
         self.step_number = state["step_number"]
         self.engine.densities = list(state["densities"])
         self.alive.copy_(state["alive"])
+        self._frozen = set(state["frozen"])
         # What the step before this one did; the coming one decides whether that ends.
         self.sae.selects_topk = (
             self.sae.config.selection.begins_as_topk
@@ -323,11 +335,11 @@ class Trainer(Generic[Model]):
 
 
 def _make_optimizer(
-    members: Sequence[SAE], config: TrainConfig, rate_factors: Sequence[float] | None
+    members: Sequence[SAE], config: TrainConfig, rate_factors: Sequence[float]
 ) -> torch.optim.Optimizer:
     """One optimiser of all parameters, in a group for each learning rate."""
     make = OPTIMIZERS[config.optimizer]
-    if rate_factors is None or len(set(rate_factors)) == 1:
+    if set(rate_factors) == {1.0}:
         return make([p for member in members for p in member.parameters()], config)
     groups: dict[float, list[nn.Parameter]] = {}
     for member, factor in zip(members, rate_factors, strict=True):
