@@ -82,7 +82,7 @@ from saebook.metrics import choose_segments, fit_segments, mean_interval
 from saebook.models import SAE, SAEConfig, calibrate_threshold, save_sae
 from saebook.plots import plot_controls
 from saebook.plots.runs import plot_run_health, plot_stages, plot_sweep
-from saebook.training import TrainConfig, Trainer, fit
+from saebook.training import TrainConfig, Trainer, fit, fit_many
 
 if n_seeds < 2 or sweep_seeds < 1:
     raise ParameterError(
@@ -389,7 +389,8 @@ else:
 #
 # What happens when `k` rises towards the number of units that spike in a bin? The SAE can then give
 # each spiking unit a latent of its own and copy the bin. The sweep trains one SAE per `k` and seed
-# and scores the test rows.
+# and scores the test rows. SAEs that differ in a number, not in shape, can be trained side by side:
+# `fit_many` does so for every `k` of a seed, each as `fit` would train it alone.
 
 
 # %%
@@ -411,27 +412,29 @@ sweep = []
 short = TrainConfig(
     n_steps=sweep_steps, batch_size=batch_size, learning_rate=learning_rate, device=chapter.device
 )
-jobs = [(k, s) for k in sparsities(active_units, d_sae_used) for s in range(sweep_seeds)]
-for k_swept, s in tqdm(jobs, desc="sweep over k", unit="run"):
-    swept = dataclasses.replace(config, k=k_swept)
-    trained = fit(swept, store, short, seed=seed + s, progress=False).sae.cpu()
-    scores = evaluate(trained, store)
-    shuffled = shuffle_control(trained, store, seeds=[s])
-    row = {
-        "k": k_swept,
-        "seed": seed + s,
-        "fvu": scores.fvu,
-        "l0": scores.l0,
-        "shuffled": shuffled.fvu.mean,
-        "raw units": scores.raw_unit.fvu,
-    }
-    if planted:
-        with torch.no_grad():
-            row |= score_recovery(
-                trained.encode(x), decoder_directions(trained)[scores.density > 0]
-            )
-        row |= {f"random {name}": v for name, v in random_scores(k_swept, s).items()}
-    sweep.append(row)
+tried = sparsities(active_units, d_sae_used)
+for s in tqdm(range(sweep_seeds), desc="sweep over k", unit="stack"):
+    members = [(dataclasses.replace(config, k=k), short, seed + s) for k in tried]
+    runs = fit_many(members, store, order_seed=seed + s, progress=False)
+    for k_swept, run in zip(tried, runs):
+        trained = run.sae.cpu()
+        scores = evaluate(trained, store)
+        shuffled = shuffle_control(trained, store, seeds=[s])
+        row = {
+            "k": k_swept,
+            "seed": seed + s,
+            "fvu": scores.fvu,
+            "l0": scores.l0,
+            "shuffled": shuffled.fvu.mean,
+            "raw units": scores.raw_unit.fvu,
+        }
+        if planted:
+            with torch.no_grad():
+                row |= score_recovery(
+                    trained.encode(x), decoder_directions(trained)[scores.density > 0]
+                )
+            row |= {f"random {name}": v for name, v in random_scores(k_swept, s).items()}
+        sweep.append(row)
 sweep = pd.DataFrame(sweep)
 _ = chapter.save_table(sweep, "sweep_over_k")
 sweep.groupby("k").mean().drop(columns="seed").round(3)

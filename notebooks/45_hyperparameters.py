@@ -99,7 +99,7 @@ from saebook.metrics import bits_per_spike, floored, fvu, mean_interval
 from saebook.models import SAEConfig
 from saebook.plots.hyperparameters import plot_grid, plot_traces
 from saebook.plots.losses import plot_judged
-from saebook.training import TrainConfig, fit, recommend_config, select_run
+from saebook.training import TrainConfig, fit, fit_many, recommend_config, select_run
 from saebook.training.schedules import LearningRate
 
 listed = {
@@ -510,6 +510,9 @@ for claim, found in schedule_verdicts.items():
 #
 # **Learning rate.** Adam moves a weight by about the rate at each step, so what a rate can do is the rate
 # times the number of steps.
+#
+# The cells of one width differ in numbers alone, not in shape: `fit_many` trains them side by side, over one
+# stream of batches, each as `fit` would by itself. (Chapter 85 times it.)
 
 # %%
 PUBLISHED_WIDTH, PUBLISHED_BATCH, PUBLISHED_EPOCHS = 1024, 4096, 200
@@ -533,39 +536,50 @@ for rate in grid_rates:
         f"{published_steps:,.0f} steps, {rate * n_steps:.3g} in these {n_steps}"
     )
 
+
 # %%
+def train_cells(expansion, s):
+    """A run for every rate and λ at one width: SAEs of one shape, which train side by side."""
+    grid = [(rate, lam) for rate in grid_rates for lam in grid_lambdas]
+    members = [
+        (
+            SAEConfig(
+                d_in,
+                expansion * d_in,
+                architecture="relu",
+                sparsity_coefficient=translate(lam),
+                reconstruction="mse",
+            ),
+            dataclasses.replace(base, learning_rate=rate),
+            s,
+        )
+        for rate, lam in grid
+    ]
+    return zip(grid, fit_many(members, known(s)[1]["train"], order_seed=s, progress=False))
+
+
 cells = []
-jobs = [
-    (expansion, rate, lam, s)
-    for expansion in expansions
-    for rate in grid_rates
-    for lam in grid_lambdas
-    for s in SEEDS
-]
-for expansion, rate, lam, s in tqdm(jobs, desc="grid", unit="run"):
-    settings = {
-        "architecture": "relu",
-        "sparsity_coefficient": translate(lam),
-        "d_sae": expansion * d_in,
-    }
-    sae = train_known(s, dataclasses.replace(base, learning_rate=rate), **settings).sae.cpu()
-    with torch.no_grad():
-        terms = sae(known(s)[1]["validation"])[2]
-    total = sum(
-        float(value) * (settings["sparsity_coefficient"] if name != "mse" else 1.0)
-        for name, value in terms.items()
-    )
-    cells.append(
-        {
-            "expansion": expansion,
-            "rate": rate,
-            "lambda": lam,
-            "seed": s,
-            "total": total,
-            **{f"validation_{n}": v for n, v in judge_known(sae, s, "validation").items()},
-            **judge_known(sae, s),
-        }
-    )
+jobs = [(expansion, s) for expansion in expansions for s in SEEDS]
+for expansion, s in tqdm(jobs, desc="grid", unit="stack"):
+    for (rate, lam), run in train_cells(expansion, s):
+        sae = run.sae.cpu()
+        with torch.no_grad():
+            terms = sae(known(s)[1]["validation"])[2]
+        total = sum(
+            float(value) * (translate(lam) if name != "mse" else 1.0)
+            for name, value in terms.items()
+        )
+        cells.append(
+            {
+                "expansion": expansion,
+                "rate": rate,
+                "lambda": lam,
+                "seed": s,
+                "total": total,
+                **{f"validation_{n}": v for n, v in judge_known(sae, s, "validation").items()},
+                **judge_known(sae, s),
+            }
+        )
 cells = pd.DataFrame(cells)
 _ = chapter.save_table(cells, "grid")
 CELL = ["expansion", "rate", "lambda"]

@@ -38,6 +38,7 @@ d_saes: list[int] = [512]  # further numbers of latents
 ks: list[int] = [64]  # further numbers of active latents
 batch_sizes: list[int] = [1024]  # further batch sizes
 densities: list[float] = [0.02, 0.1, 0.4]  # shares of active latents of a ReLU SAE
+stack_sizes: list[int] = [1, 4]  # SAEs trained side by side
 n_equal_steps: int = 30  # steps after which engines are compared number by number
 seed: int = 0  # of the examples and weights
 
@@ -264,6 +265,36 @@ LABELS = {"d_in": "$d_{in}$", "d_sae": "$d_{sae}$", "k": "$k$", "batch_size": "b
 figure = plot_costs(costs, LABELS)
 chapter.save_figure(figure, "costs")
 figure
+
+# %% [markdown]
+# ## Many SAEs at once
+#
+# A sweep trains dozens of small SAEs, and a small SAE is bound by the fixed cost of its operations rather
+# than by what they compute. `fit_many` trains those of one shape side by side: they share their batches and
+# their bookkeeping, and at the smallest sizes one vectorised pass does for all. At larger sizes each takes
+# its own sparse step, in a thread of its own. Time of a step per SAE:
+
+# %%
+STACKED = {
+    "a small recording": Workload(48, 256, 256, "batchtopk", 8),
+    "a small language model": Workload(128, 1024, 1024, "batchtopk", 16),
+}
+rows = []
+jobs = [(name, n) for name in STACKED for n in stack_sizes]
+with tqdm(jobs, desc="stacks", unit="measurement") as bar:
+    for name, n in bar:
+        how = TrainConfig(device=chapter.device)
+        taken = measure(STACKED[name], how, n_models=n, rounds=rounds)
+        each = {"step_ms": taken.step_ms / n, "floor_ms": taken.floor_ms / n}
+        rows.append({"varied": name, "value": n, "engine": "auto", "ratio": taken.ratio, **each})
+        bar.set_postfix_str(f"{n} of {name}: {each['step_ms']:.2f} ms each", refresh=False)
+stacks = pd.DataFrame(rows)
+_ = chapter.save_table(stacks, "stacks")
+figure = plot_costs(stacks, {name: f"SAEs of {name}" for name in STACKED})
+chapter.save_figure(figure, "stacks")
+display(figure)
+per_sae = stacks.pivot_table(index="varied", columns="value", values="step_ms", sort=False)
+per_sae.rename_axis(index="ms per SAE", columns="SAEs side by side").round(2)
 
 # %% [markdown]
 # ## From which density on?

@@ -15,6 +15,7 @@ from torch import Tensor
 from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
 from saebook.training.memory import keep_freed_memory
+from saebook.training.stacking import SAEStack
 from saebook.training.trainer import Trainer, resolve_device
 
 # So that no schedule ends within a measurement.
@@ -80,15 +81,16 @@ class Speed:
     Attributes
     ----------
     step_ms, floor_ms
-        Medians: of a full step, and of the five dense products of its size.
+        Medians: of a full step, and of the five dense products of its size; of a stack, of all
+        its members together.
     ratio
         Median over rounds of step to floor: below 1, a step takes less than dense products alone.
     cpu_ratio
         The same of processor time, which other work on the machine hardly changes (one thread).
     examples_per_s
-        Of the step.
+        Of the step; those of a stack count once for each member.
     l0
-        Active latents per example in the last step.
+        Active latents per example in the last step, the mean of a stack.
     """
 
     step_ms: float
@@ -115,7 +117,7 @@ def examples(workload: Workload, seed: int = 0) -> Tensor:
 
 
 def full_step(
-    workload: Workload, train: TrainConfig, x: Tensor | None = None
+    workload: Workload, train: TrainConfig, x: Tensor | None = None, n_models: int | None = None
 ) -> Callable[[], dict[str, Tensor]]:
     """Make a full training step: passes, losses, clipping, optimiser, schedules and counters.
 
@@ -127,14 +129,21 @@ def full_step(
         Settings; batchtopk and jumprelu select by their own rules from the first step.
     x
         Examples; by default those of :func:`examples`.
+    n_models
+        Size of a stack of such models, each with a seed of its own; without it a single one.
     """
     x = examples(workload) if x is None else x
-    sae = SAE(workload.config)
-    sae.fit_inputs(x)
-    if workload.density is not None:
-        begin_at_density(sae, x, workload.density)
+    made = [SAE(workload.config, seed=seed) for seed in range(n_models or 1)]
+    for sae in made:
+        sae.fit_inputs(x)
+        if workload.density is not None:
+            begin_at_density(sae, x, workload.density)
     train = dataclasses.replace(train, selection_warmup_fraction=0.0)
-    trainer = Trainer(sae, train, n_steps=N_STEPS)
+    trainer: Trainer[SAE] | Trainer[SAEStack]
+    if n_models is None:
+        trainer = Trainer(made[0], train, n_steps=N_STEPS)
+    else:
+        trainer = Trainer(SAEStack(made), train, n_steps=N_STEPS)
     batches = _cycle(x.to(trainer.device).split(workload.batch_size))
     return lambda: trainer.step(next(batches))
 
@@ -172,7 +181,12 @@ def dense_products(workload: Workload, device: str = "cpu") -> Callable[[], None
 
 
 def measure(
-    workload: Workload, train: TrainConfig | None = None, *, rounds: int = 7, warmup: int = 3
+    workload: Workload,
+    train: TrainConfig | None = None,
+    *,
+    n_models: int | None = None,
+    rounds: int = 7,
+    warmup: int = 3,
 ) -> Speed:
     """Time full steps of one workload in turn with the five dense products of its size.
 
@@ -182,6 +196,8 @@ def measure(
         What to train.
     train
         Settings of the step; the thread count is torch's.
+    n_models
+        Size of a stack of such models; without it a single one.
     rounds
         Pairs of both.
     warmup
@@ -196,7 +212,13 @@ def measure(
     device = resolve_device(train.device)
     if device.type == "cpu":
         keep_freed_memory()
-    step, floor = full_step(workload, train), dense_products(workload, device.type)
+    n, products = n_models or 1, dense_products(workload, device.type)
+    step = full_step(workload, train, n_models=n_models)
+
+    def floor() -> None:
+        for _ in range(n):
+            products()
+
     for _ in range(warmup):
         losses = step()
     floor()
@@ -212,8 +234,8 @@ def measure(
         floor_ms=1000 * statistics.median(f[0] for f in floors),
         ratio=statistics.median(r[0] for r in ratios),
         cpu_ratio=statistics.median(r[1] for r in ratios),
-        examples_per_s=workload.batch_size / wall,
-        l0=float(losses["l0"]),
+        examples_per_s=n * workload.batch_size / wall,
+        l0=float(losses["l0"].mean()),
     )
 
 
