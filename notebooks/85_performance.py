@@ -370,6 +370,47 @@ for engine, megabytes in memory.items():
     print(f"{engine}: {megabytes:.0f} MB")
 
 # %% [markdown]
+# ## More data than memory
+#
+# A store larger than memory stays on disk. Its rows are read in contiguous chunks, in an order drawn for
+# each epoch, by a thread that works ahead; a buffer of several hundred chunks is shuffled and cut into
+# batches. Two things could go wrong, so both were measured (apart, since they take a large file): that
+# training waits for the disk, and that a batch holds neighbours. The second is counted as pairs of one
+# batch that come from the same document, over those of a full shuffle: 1 is perfect.
+
+# %%
+kept = project_root() / "reports" / "results" / "streaming.json"
+if kept.is_file():
+    record = json.loads(kept.read_text())
+    speed = record["speed"]
+    print(
+        f"{record['machine']}, {record['threads']} threads, load {speed['load_before_and_after']}"
+    )
+    streamed = {
+        name: {where: found["median"] for where, found in speed[name]["speed_over_memory"].items()}
+        for name in ("large", "small")
+    }
+    print("speed of training from disk over that from memory:")
+    display(pd.DataFrame(streamed).T.style.format("{:.2f}"))
+    mixing = {
+        name: {
+            f"pairs of one {group}": found[group]["over_all"] for group in ("document", "session")
+        }
+        for name, found in record["mixing"].items()
+        if isinstance(found, dict)
+    }
+    print("mixing, over a full shuffle's:")
+    display(pd.DataFrame(mixing).T.style.format("{:.2f}"))
+    needs = record["memory"]
+    above = {name: most["most_mb"] for name, most in needs["above_few_rows_mb"].items()}
+    print(
+        f"a training split of {needs['training_split_mb']} MB with {needs['resident_mb']} MB allowed: "
+        f"{above['streamed']} MB more than a run on a few rows takes; in memory, {above['memory']} MB"
+    )
+else:
+    print(f"no record of streaming at {kept.name}")
+
+# %% [markdown]
 # ## Beside other libraries
 #
 # Measured apart, since each wants an environment of its own: full steps of every library's own trainer, in
