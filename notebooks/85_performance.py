@@ -332,7 +332,8 @@ print(
 
 # %%
 CODE = """
-import os
+import ctypes
+import sys
 from pathlib import Path
 from saebook.training import TrainConfig
 from saebook.training.speed import Workload, full_step
@@ -343,26 +344,26 @@ def resident(name):
 
 def steps(workload, engine):
     step = full_step(workload, TrainConfig(device="cpu", engine=engine))
+    ctypes.CDLL(None).malloc_trim(0)  # what making the model has freed
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     for _ in range(3):
         step()
     return resident("VmHWM") - before
 
-for engine in ("dense", "sparse"):  # what is loaded once, before either is measured
-    steps(Workload(8, 16, 32, "topk", 2), engine)
-for engine in ("dense", "sparse"):
-    if os.fork() == 0:  # a process each: what one frees, it keeps
-        print(engine, steps(Workload({d_in}, {d_sae}, {batch_size}, "topk", {k}), engine))
-        raise SystemExit
-    os.wait()
+steps(Workload(8, 16, 32, "topk", 2), sys.argv[1])  # what is loaded once
+print(steps(Workload({d_in}, {d_sae}, {batch_size}, "topk", {k}), sys.argv[1]))
 """
 sizes = {"d_in": d_in, "d_sae": 4 * d_sae, "batch_size": 4 * batch_size, "k": k}
 memory = {}
 if on_cpu and sys.platform == "linux":
-    code = CODE.format(**sizes)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    memory = {engine: float(mb) for engine, mb in map(str.split, done.stdout.splitlines())}
+    for engine in ("dense", "sparse"):  # a process each: what one frees, it keeps
+        command = [sys.executable, "-c", CODE.format(**sizes), engine]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode != 0:
+            print(f"{engine}: not measured\n{done.stderr}")
+            continue
+        memory[engine] = float(done.stdout)
 full = 4 * sizes["batch_size"] * sizes["d_sae"] / 1e6
 state = 4 * 3 * 2 * d_in * sizes["d_sae"] / 1e6
 print(f"at {sizes}: one array [B, d_sae] takes {full:.0f} MB, gradients and moments {state:.0f} MB")
