@@ -30,6 +30,8 @@ class AllAtOnce:
 
     def __init__(self) -> None:
         self._one: _OneOfMany | None = None
+        # Made once for each rule of selection: a number of the host's would be copied every step.
+        self._settings: dict[str | None, dict[str, Any]] = {}
 
     def __call__(
         self,
@@ -78,7 +80,10 @@ class AllAtOnce:
         ) -> tuple[Tensor, dict[str, Any]]:
             return functional_call(one, tensors, (x, target, coefficients, dead, settings))
 
-        settings = _differing_settings(stack)
+        found_by = stack.selection.found_by
+        if found_by not in self._settings:
+            self._settings[found_by] = _differing_settings(stack)
+        settings = self._settings[found_by]
         totals, found = vmap(run, in_dims=(axes, 0, 0, 0))(tensors, each, dead, settings)
         parameters = stack.stacked_parameters()
         gradients = torch.autograd.grad(totals.sum(), [*parameters.values()], allow_unused=True)
@@ -171,9 +176,9 @@ class _OneOfMany(nn.Module):
     ) -> tuple[Tensor, dict[str, Any]]:
         """The member's objective, and what a trainer wants to know of its pass."""
         sae, plain = self.sae, self.sae.config
-        ranked = settings.pop("k", None)
+        ranked = settings.get("k")
         selecting = select_among_all if ranked is None else self._select_ranked(ranked)
-        sae.config = with_settings(plain, settings)
+        sae.config = with_settings(plain, {n: v for n, v in settings.items() if n != "k"})
         try:
             forward = sae.pass_through(x, target, selecting)
             terms = sae.losses(forward)
@@ -231,7 +236,9 @@ def _differing_settings(stack: SAEStack) -> dict[str, Any]:
 
 def _for_each(value: float | Tensor, dead: Tensor) -> Tensor:
     """A coefficient as [n]."""
-    return torch.as_tensor(value, device=dead.device).expand(len(dead))
+    if isinstance(value, Tensor):
+        return value.expand(len(dead))
+    return torch.full((len(dead),), value, device=dead.device)
 
 
 def _stacked(results: Sequence[StepResult]) -> StepResult:
