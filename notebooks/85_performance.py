@@ -284,7 +284,7 @@ jobs = [(name, n) for name in STACKED for n in stack_sizes]
 with tqdm(jobs, desc="stacks", unit="measurement") as bar:
     for name, n in bar:
         how = TrainConfig(device=chapter.device)
-        taken = measure(STACKED[name], how, n_models=n, rounds=rounds)
+        taken = measure(dataclasses.replace(STACKED[name], n_models=n), how, rounds=rounds)
         each = {"step_ms": taken.step_ms / n, "floor_ms": taken.floor_ms / n}
         rows.append({"varied": name, "value": n, "engine": "auto", "ratio": taken.ratio, **each})
         bar.set_postfix_str(f"{n} of {name}: {each['step_ms']:.2f} ms each", refresh=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -28,6 +29,17 @@ def test_a_measurement_holds_together():
     assert speed.step_ms > 0 and speed.floor_ms > 0
     assert speed.examples_per_s == pytest.approx(128 / speed.step_ms * 1000)
     assert 0 < speed.l0 <= 4
+
+
+def test_a_stack_counts_the_examples_and_products_of_all_its_members(monkeypatch):
+    products = []
+    plain = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: products.append(a) or plain(*a, **k))
+    stack = dataclasses.replace(TINY, n_models=3)
+    speed = measure(stack, TrainConfig(device="cpu"), rounds=2, warmup=1)
+    assert speed.examples_per_s == pytest.approx(3 * 128 / speed.step_ms * 1000)
+    assert len(products) == 3 * 15  # before the rounds and in two of them, five for each member
+    assert full_step(stack, TrainConfig(device="cpu"))()["l0"].shape == (3,)
 
 
 @pytest.mark.parametrize("architecture", ["relu", "jumprelu"])

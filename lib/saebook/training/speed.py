@@ -38,6 +38,8 @@ class Workload:
         Active latents: k of topk and batchtopk, target L0 of jumprelu.
     density
         Share of active latents that ReLU and JumpReLU begin with; None: as initialised.
+    n_models
+        Size of a stack of such models, each with a seed of its own; None: a single one.
     """
 
     d_in: int
@@ -46,6 +48,7 @@ class Workload:
     architecture: str
     k: int
     density: float | None = None
+    n_models: int | None = None
 
     @property
     def config(self) -> SAEConfig:
@@ -70,6 +73,7 @@ WORKLOADS: dict[str, Workload] = {
     "relu, 5 % active": _WIDE(architecture="relu", density=0.05),
     "relu, 1 % active": _WIDE(architecture="relu", density=0.01),
     "small batchtopk": Workload(128, 1024, 1024, "batchtopk", 16),
+    "16 small batchtopk": Workload(128, 1024, 1024, "batchtopk", 16, n_models=16),
     "wide topk": Workload(512, 16384, 2048, "topk", 32),
 }
 
@@ -117,7 +121,7 @@ def examples(workload: Workload, seed: int = 0) -> Tensor:
 
 
 def full_step(
-    workload: Workload, train: TrainConfig, x: Tensor | None = None, n_models: int | None = None
+    workload: Workload, train: TrainConfig, x: Tensor | None = None
 ) -> Callable[[], dict[str, Tensor]]:
     """Make a full training step: passes, losses, clipping, optimiser, schedules and counters.
 
@@ -129,18 +133,16 @@ def full_step(
         Settings; batchtopk and jumprelu select by their own rules from the first step.
     x
         Examples; by default those of :func:`examples`.
-    n_models
-        Size of a stack of such models, each with a seed of its own; without it a single one.
     """
     x = examples(workload) if x is None else x
-    made = [SAE(workload.config, seed=seed) for seed in range(n_models or 1)]
+    made = [SAE(workload.config, seed=seed) for seed in range(workload.n_models or 1)]
     for sae in made:
         sae.fit_inputs(x)
         if workload.density is not None:
             begin_at_density(sae, x, workload.density)
     train = dataclasses.replace(train, selection_warmup_fraction=0.0)
     trainer: Trainer[SAE] | Trainer[SAEStack]
-    if n_models is None:
+    if workload.n_models is None:
         trainer = Trainer(made[0], train, n_steps=N_STEPS)
     else:
         trainer = Trainer(SAEStack(made), train, n_steps=N_STEPS)
@@ -184,7 +186,6 @@ def measure(
     workload: Workload,
     train: TrainConfig | None = None,
     *,
-    n_models: int | None = None,
     rounds: int = 7,
     warmup: int = 3,
 ) -> Speed:
@@ -196,8 +197,6 @@ def measure(
         What to train.
     train
         Settings of the step; the thread count is torch's.
-    n_models
-        Size of a stack of such models; without it a single one.
     rounds
         Pairs of both.
     warmup
@@ -212,8 +211,8 @@ def measure(
     device = resolve_device(train.device)
     if device.type == "cpu":
         keep_freed_memory()
-    n, products = n_models or 1, dense_products(workload, device.type)
-    step = full_step(workload, train, n_models=n_models)
+    n, products = workload.n_models or 1, dense_products(workload, device.type)
+    step = full_step(workload, train)
 
     def floor() -> None:
         for _ in range(n):
