@@ -8,7 +8,9 @@ from torch import Tensor
 from saebook.losses.reduction import mean_of_sums
 
 
-def auxk(residual: Tensor, auxiliary_reconstruction: Tensor) -> Tensor:
+def auxk(
+    residual: Tensor, auxiliary_reconstruction: Tensor, *, variance: Tensor | None = None
+) -> Tensor:
     """Error of the dead latents' reconstruction of what the living ones left over.
 
     Parameters
@@ -17,6 +19,9 @@ def auxk(residual: Tensor, auxiliary_reconstruction: Tensor) -> Tensor:
         Floats [batch, d_in]: ``x - x̂``. It is detached here: only the dead latents learn.
     auxiliary_reconstruction
         Floats [batch, d_in]: decoded from the strongest dead latents alone, without bias.
+    variance
+        What to divide by, 0-d, where that of these residuals won't do: they may be one share of a
+        batch.
 
     Returns
     -------
@@ -36,7 +41,8 @@ def auxk(residual: Tensor, auxiliary_reconstruction: Tensor) -> Tensor:
     0.5
     """
     residual = residual.detach()
-    variance = (residual - residual.mean(dim=0)).square().sum()
+    if variance is None:
+        variance = (residual - residual.mean(dim=0)).square().sum()
     error = (residual - auxiliary_reconstruction).square().sum()
     tiny = variance.new_tensor(1e-30)
     return (error / variance.clamp_min(tiny)).where(variance > tiny, error * 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -121,7 +122,12 @@ def l0_step(
 
 
 def l0_quadratic(
-    h: Tensor, threshold: Tensor, bandwidth: float | Tensor, target: float | Tensor
+    h: Tensor,
+    threshold: Tensor,
+    bandwidth: float | Tensor,
+    target: float | Tensor,
+    *,
+    over_batch: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Squared relative distance of the batch's mean L0 from a target.
 
@@ -135,6 +141,9 @@ def l0_quadratic(
         ε of :func:`step`, in the units of h.
     target
         Wanted number of active latents per example, positive.
+    over_batch
+        Where h is one share of a batch: makes the mean L0 of the whole batch from the share's
+        own, 0-d.
 
     Returns
     -------
@@ -159,4 +168,5 @@ def l0_quadratic(
     >>> l0_quadratic(h, threshold, bandwidth=0.5, target=2.0).item()  # (1 / 2 - 1)²
     0.25
     """
-    return (l0_step(h, threshold, bandwidth) / target - 1.0).square()
+    l0 = l0_step(h, threshold, bandwidth)
+    return ((l0 if over_batch is None else over_batch(l0)) / target - 1.0).square()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from saebook import losses
 from saebook.models.forward import Forward
+from saebook.models.shares import mean_over
 
 if TYPE_CHECKING:
     from saebook.models.sae import SAE
@@ -81,7 +83,10 @@ def _l0_quadratic(sae: SAE, forward: Forward) -> Tensor:
     threshold = forward.entries.at(sae.threshold)
     target = sae.config.target_l0
     target = (1.0 if target is None else target) * forward.entries.n_summed
-    return losses.l0_quadratic(forward.pre_activations, threshold, sae.bandwidth, target)
+    whole = partial(mean_over, sae.shares)
+    return losses.l0_quadratic(
+        forward.pre_activations, threshold, sae.bandwidth, target, over_batch=whole
+    )
 
 
 TERMS: dict[str, Term] = {

@@ -20,6 +20,7 @@ from saebook.models.objective import TERMS
 from saebook.models.output import OUTPUTS
 from saebook.models.scaling import Context, InputScaling
 from saebook.models.selecting import Selecting, select_among_all
+from saebook.models.shares import Shares
 
 
 class SAE(nn.Module):
@@ -80,6 +81,8 @@ class SAE(nn.Module):
         self.config = config
         # Set by a trainer, for the first part of a run, and cleared when it ends.
         self.selects_topk = False
+        # Set by a trainer for a pass over one of several shares of a batch.
+        self.shares: Shares | None = None
         self.seed = seed
         generator = torch.Generator().manual_seed(seed)
         width = config.decoding.width(config)

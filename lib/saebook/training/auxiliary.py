@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saebook import losses
 from saebook.models import SAE, Forward
+from saebook.models.shares import variance_over
 
 
 def auxk(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:
@@ -54,7 +55,10 @@ def _auxk(sae: SAE, forward: Forward, h: Tensor, directions: Tensor) -> Tensor:
     if k_aux < h.shape[-1]:
         values, indices = latents.topk(k_aux, dim=-1, sorted=False)
         latents = torch.zeros_like(latents).scatter(-1, indices, values)
-    return losses.auxk(_residual(forward), _decode_alone(sae, latents, directions))
+    residual, made = _residual(forward).detach(), _decode_alone(sae, latents, directions)
+    shares = sae.shares
+    variance = None if shares is None else variance_over(shares, residual)
+    return losses.auxk(residual, made, variance=variance)
 
 
 def ghost(sae: SAE, forward: Forward, dead: Tensor) -> Tensor:

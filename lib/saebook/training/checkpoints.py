@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,29 @@ def already_finished(path: Path, settings: dict[str, Any]) -> bool:
 
 def refuse_other_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise a CheckpointError that names what differs, if anything does."""
-    there, here = dict(_flat(found)), dict(_flat(wanted))
-    different = [
-        f"{name} = {there.get(name)!r} there, {value!r} here"
-        for name, value in here.items()
-        if there.get(name) != value
-    ]
-    different += [f"{name} there, not here" for name in there if name not in here]
+    different = differences(found, wanted, "there", "here")
     if different:
         raise CheckpointError(
             f"{path} holds a run with other settings ({'; '.join(different)}): "
             "choose another folder, or remove that one"
         )
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any], there: str, here: str) -> list[str]:
+    """What differs between settings found somewhere and those wanted here, in words.
+
+    Examples
+    --------
+    >>> differences({"train": {"n_steps": 10}}, {"train": {"n_steps": 20}}, "there", "here")
+    ['train.n_steps = 10 there, 20 here']
+    """
+    ones, others = dict(_flat(found)), dict(_flat(wanted))
+    different = [
+        f"{name} = {ones.get(name)!r} {there}, {value!r} {here}"
+        for name, value in others.items()
+        if ones.get(name) != value
+    ]
+    return different + [f"{name} {there}, not {here}" for name in ones if name not in others]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,7 +88,9 @@ def resume(
     CheckpointError
         It is damaged, or of other settings.
     """
-    state = _read(path, map_location=trainer.device)
+    processes = trainer.processes
+    place = trainer.device if processes.size == 1 else "cpu"
+    state = processes.first(partial(_read, path, map_location=place))
     if state is None:
         return None
     refuse_other_settings(path, state["settings"], settings)
@@ -104,9 +118,13 @@ def _read(path: Path, **how: Any) -> dict[str, Any] | None:
 def save_checkpoint(
     path: Path, settings: dict[str, Any], trainer: Trainer, stream: Batches, **more: Any
 ) -> None:
-    """Write what :func:`resume` returns; complete, or not at all."""
-    path.mkdir(parents=True, exist_ok=True)
-    partial = path / f"{CHECKPOINT}.partial-{os.getpid()}"
+    """Write what :func:`resume` returns; complete, or not at all. The first process does."""
     state = {"settings": settings, "trainer": trainer.state_dict(), "stream": stream.state_dict()}
-    torch.save(state | more, partial)
-    partial.replace(path / CHECKPOINT)
+
+    def write() -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        unfinished = path / f"{CHECKPOINT}.partial-{os.getpid()}"
+        torch.save(state | more, unfinished)
+        unfinished.replace(path / CHECKPOINT)
+
+    trainer.processes.first(write)

@@ -61,7 +61,7 @@ class TrainConfig:
     n_epochs
         Passes over the training examples, instead of ``n_steps``.
     batch_size
-        Examples per step; a data set smaller than this is one batch.
+        Examples per step, of all processes together; a data set smaller than this is one batch.
     learning_rate
         Peak learning rate. The default suits short runs on spike counts: 1e-3 learns more slowly
         there, and 1e-2 can overfit and lose latents. Lower it for longer runs.
@@ -140,6 +140,9 @@ class TrainConfig:
         is available is streamed, through a gibibyte.
     device
         ``"auto"`` (a GPU when there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
+    shard_optimizer
+        With several processes, spread the optimiser's moments over them, parameter by parameter:
+        less memory, more to send, the same numbers. Of no effect in one process.
 
     Raises
     ------
@@ -193,6 +196,7 @@ class TrainConfig:
     keep_checkpoints: tuple[float, ...] = ()
     resident_gb: float | None = None
     device: str = "auto"
+    shard_optimizer: bool = False
 
     def __post_init__(self):
         check_types(self)
@@ -246,6 +250,11 @@ class TrainConfig:
                 f"resample_every = {self.resample_every} is after resample_until = "
                 f"{self.resample_until}: no latent would ever be resampled; resample more often, "
                 "or until later"
+            )
+        if self.shard_optimizer and self.optimizer == "muon":
+            raise ConfigError(
+                "shard_optimizer=True with optimizer='muon', which is two optimisers in one: use "
+                "another one, such as 'adam', or shard_optimizer=False"
             )
         kept = self.keep_checkpoints
         if any(not 0 < fraction <= 1 for fraction in kept) or list(kept) != sorted(set(kept)):

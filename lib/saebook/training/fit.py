@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from saebook.training.checkpoints import (
     was_streamed,
 )
 from saebook.training.config import TrainConfig
+from saebook.training.distributed import find_processes
 from saebook.training.doctor import check_schedule, describe_bad_batch, examine, gather
 from saebook.training.examples import FIT_ROWS, Examples, as_batch, read_examples
 from saebook.training.loop import Loop, Probe
@@ -103,6 +105,16 @@ def fit(
         A file of the store is missing, truncated or altered, maybe in the middle of a streamed
         run; once it is there again, the same call goes on from the last checkpoint.
 
+    Notes
+    -----
+    Started with ``python -m torch.distributed.run --nproc-per-node=2 script.py``, the processes
+    train one SAE together: each takes its share of every batch (``train.batch_size`` is that of
+    all of them, and each reads its examples by itself), and they add their gradients over gloo, or
+    over nccl on GPUs. The numbers are those of one process but for rounding, and a run may go on
+    with another number of processes. The first shows progress and writes ``out``; ``probe`` is
+    called in each, and all return the same run. Optimiser state is spread over them with
+    ``train.shard_optimizer``.
+
     Examples
     --------
     >>> import torch
@@ -118,17 +130,32 @@ def fit(
             f"keep_checkpoints = {list(train.keep_checkpoints)} without a folder: give `out`, "
             "or leave it out"
         )
-    streamed = was_streamed(path) if path is not None and train.resident_gb is None else None
+    processes = find_processes()
+
+    def as_before() -> bool | None:
+        return was_streamed(path) if path is not None and train.resident_gb is None else None
+
+    streamed = processes.first(as_before)
     examples = read_examples(data, validation, config, train.resident_gb, streamed)
     config = for_examples(config, examples)
     order_seed = seed if order_seed is None else order_seed
-    stream = examples.batches(min(train.batch_size, len(examples)), order_seed, config)
+    batch_size = min(train.batch_size, len(examples))
+    processes.check_batch(batch_size)
+    stream = examples.batches(batch_size, order_seed, config)
     n_steps = steps_of(train, len(examples), stream.batch_size)
     settings = settings_of(config, train, n_steps, seed, order_seed, examples)
-    if path is not None and already_finished(path, settings):
+    processes.check_alike(settings)
+
+    def finished() -> Run | None:
+        if path is None or not already_finished(path, settings):
+            return None
         return load_run(path)
 
-    trainer = Trainer(make_sae(config, seed, examples), train, n_steps)
+    before = processes.first(finished)
+    if before is not None:
+        return before
+
+    trainer = Trainer(make_sae(config, seed, examples), train, n_steps, processes=processes)
     dead_after_steps = int(trainer.dead_after_examples(stream.batch_size)) / stream.batch_size
     check_schedule(train, n_steps, dead_after_steps)
     kept = resume(path, settings, trainer, stream) if path is not None else None
@@ -155,14 +182,20 @@ def fit(
             save if path is not None else None,
             keep,
             probe,
-            progress,
+            progress and processes.is_first,
         ).run()
     finally:
         stream.close()
-    run = finish(trainer.sae, history, train, n_steps, examples, path, settings)
-    if path is not None:
-        save_run(run, path, settings)
-        (path / CHECKPOINT).unlink(missing_ok=True)
+
+    def conclude() -> Run:
+        run = finish(trainer.sae, history, train, n_steps, examples, path, settings)
+        if path is not None:
+            save_run(run, path, settings)
+            (path / CHECKPOINT).unlink(missing_ok=True)
+        return run
+
+    run = processes.first(conclude)
+    run.sae.to(trainer.device)
     return run
 
 
@@ -194,7 +227,9 @@ def settings_of(
     """All that a run depends on, for JSON."""
     return {
         "sae": config.to_dict(),
-        "train": train.to_dict() | {"n_steps": n_steps},
+        # Where moments are kept changes no number, and may change when a run goes on.
+        "train": {n: v for n, v in train.to_dict().items() if n != "shard_optimizer"}
+        | {"n_steps": n_steps},
         "seed": seed,
         "order_seed": order_seed,
         "data": fingerprint(examples),
@@ -225,10 +260,13 @@ def _keep(path: Path | None, train: TrainConfig, x: Tensor) -> Callable[[Trainer
     def keep(trainer: Trainer) -> None:
         due = {math.ceil(part * trainer.n_steps - ROUNDING) for part in train.keep_checkpoints}
         if path is not None and trainer.step_number in due:
-            sae = copy.deepcopy(trainer.sae)
-            settle(sae, x)
-            (path / KEPT).mkdir(parents=True, exist_ok=True)
-            save_sae(sae, path / KEPT / str(trainer.step_number))
+            trainer.processes.first(partial(write, trainer, path))
+
+    def write(trainer: Trainer, path: Path) -> None:
+        sae = copy.deepcopy(trainer.sae)
+        settle(sae, x)
+        (path / KEPT).mkdir(parents=True, exist_ok=True)
+        save_sae(sae, path / KEPT / str(trainer.step_number))
 
     return keep
 

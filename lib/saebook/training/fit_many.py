@@ -21,6 +21,7 @@ from saebook.training.checkpoints import (
     was_streamed,
 )
 from saebook.training.config import TrainConfig
+from saebook.training.distributed import refuse_many
 from saebook.training.doctor import check_schedule
 from saebook.training.examples import read_examples
 from saebook.training.fit import (
@@ -86,7 +87,7 @@ def fit_many(
     ------
     ConfigError
         The members differ in what they must share, or ask for what needs a run of its own: a
-        schedule that follows the loss, or kept checkpoints.
+        schedule that follows the loss, or kept checkpoints. Or there are several processes.
     CheckpointError
         ``out`` belongs to runs with other settings or data.
     DataError, StoreError
@@ -101,6 +102,7 @@ def fit_many(
     >>> [run.sae.config.k for run in fit_many(members, x, progress=False)]
     [1, 2, 4]
     """
+    refuse_many("fit_many", "start it without torch.distributed.run, or train each with fit")
     configs, trains, seeds = _taken_apart(members)
     train = trains[0]
     path = Path(out) if out is not None else None

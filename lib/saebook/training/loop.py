@@ -72,7 +72,8 @@ class Loop:
         with tqdm(total=n_steps, initial=begun, disable=not self.progress, unit="step") as bar:
             while trainer.step_number < n_steps:
                 learning_rate = trainer.learning_rate()
-                batch = as_batch(next(self.stream), trainer.sae.config)
+                share = trainer.processes.share(next(self.stream))
+                batch = as_batch(share, trainer.sae.config)
                 unread.append(trainer.step(batch))
                 step = trainer.step_number
                 logs = step % log_every == 0 or step == n_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -12,6 +13,7 @@ from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError, TrainingError
 from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
+from saebook.training.distributed import Processes, sharded
 from saebook.training.engines import CurrentEngine, StepResult
 from saebook.training.memory import keep_freed_memory
 from saebook.training.optimisers import OPTIMIZERS
@@ -47,6 +49,9 @@ class Trainer(Generic[Model]):
         Length of the run; schedules are fractions of it. Default: ``config.n_steps``.
     rate_factors
         For the members of a stack: what the learning rate of each is multiplied by.
+    processes
+        Those that train this model together, of which each is given its share of every batch:
+        :func:`saebook.training.distributed.find_processes`. Default: this one alone.
 
     Attributes
     ----------
@@ -82,11 +87,13 @@ class Trainer(Generic[Model]):
         config: TrainConfig,
         n_steps: int | None = None,
         rate_factors: Sequence[float] | None = None,
+        processes: Processes | None = None,
     ):
         n_steps = config.n_steps if n_steps is None else n_steps
         if n_steps is None or n_steps < 1:
             raise ConfigError(f"n_steps = {n_steps}: a trainer needs the length of its run, ≥ 1")
-        self.device = resolve_device(config.device)
+        self.processes = processes or Processes()
+        self.device = resolve_device(self.processes.device_name(config.device))
         if self.device.type == "cpu":
             keep_freed_memory()
         self.sae = sae.to(self.device).train()
@@ -100,7 +107,9 @@ class Trainer(Generic[Model]):
         self.engine = CurrentEngine(sae, config.engine, config.precision, self.device)
         self._inputs_fitted = all(int(member.scaling.n_rows) > 0 for member in self.members)
         self.rate_factors = list(rate_factors or [1.0] * len(self.members))
-        self.optimizer = _make_optimizer(self.members, config, self.rate_factors)
+        self.processes.spread(self.sae)
+        shards = config.shard_optimizer and self.processes.size > 1
+        self.optimizer = _make_optimizer(self.members, config, self.rate_factors, shards)
         self.retirement = Retirement(sae, config)
         shape = shape_of(sae)
         self._dead_after: dict[int, Tensor] = {}
@@ -160,7 +169,8 @@ class Trainer(Generic[Model]):
         batch
             Examples [batch, ...] in the caller's units, or a ``Batch`` holding them as ``x``
             (and, for a transcoder, what they should become as ``target``). The first one also
-            fits the input scaling when nothing has before.
+            fits the input scaling when nothing has before. With several processes, this one's
+            share; what is returned is of the whole batch.
 
         Returns
         -------
@@ -175,8 +185,10 @@ class Trainer(Generic[Model]):
         if target is not None:
             target = target.to(self.device, non_blocking=True)
         if not self._inputs_fitted:
+            whole, wanted = self._whole(x, target)
             for member in self.members:
-                member.fit_inputs(x, target)
+                member.fit_inputs(whole, wanted)
+            self.processes.spread(self.sae)
             self._inputs_fitted = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group.get(RATE_FACTOR, 1.0)
@@ -184,10 +196,14 @@ class Trainer(Generic[Model]):
 
         self._follow_selection(x)
         coefficients = self.coefficients()
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        bf16, n_examples = self.config.precision == "bf16", len(x) * self.processes.size
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=bf16),
+            self.processes.sharing(self.sae),
+        ):
             watched = self.retirement.watches(self.fraction)
-            result = self.engine.step(x, target, coefficients, self.dead(len(x)), watched)
+            result = self.engine.step(x, target, coefficients, self.dead(n_examples), watched)
+        result = self.processes.add_up(self.sae, result)
 
         unit_norm = self.sae.config.decoder_norm == "unit"
         if unit_norm:
@@ -201,9 +217,9 @@ class Trainer(Generic[Model]):
         if result.contributions is not None:
             self.retirement.observe(result.contributions)
         self.retirement.retire(self.sae, self.optimizer, (self.step_number + 1) / self.n_steps)
-        logged = self._finish_step(result, len(x)) | {"grad_norm": grad_norm.detach()}
+        logged = self._finish_step(result, n_examples) | {"grad_norm": grad_norm.detach()}
         if self._resamples_now():
-            logged["resampled"] = self._resample(x, target)
+            logged["resampled"] = self._resample(*self._whole(x, target))
         for name in self.sae.config.objective.sparsity:
             coefficient = torch.as_tensor(coefficients[name], device=self.device)
             logged["sparsity_coefficient"] = coefficient.expand(shape_of(self.sae))
@@ -219,9 +235,16 @@ class Trainer(Generic[Model]):
         rule = self.sae.config.selection
         begins = rule.begins_as_topk and self.fraction < self.config.selection_warmup_fraction
         if self.sae.selects_topk and not begins:
+            x = self.processes.whole(x)
             for member in self.members:
                 rule.fit(member, member.pre_activations(x))
+            self.processes.spread(self.sae)
         self.sae.selects_topk = begins
+
+    def _whole(self, x: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The batch, from this process's share."""
+        whole = self.processes.whole
+        return whole(x), None if target is None else whole(target)
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
@@ -289,12 +312,16 @@ class Trainer(Generic[Model]):
             forward = member.pass_through(x, target)
             counts.append(resample(member, self.optimizer, forward, own, seed=self.step_number))
         n = torch.stack(counts).reshape(shape_of(self.sae))
+        self.processes.spread(self.sae)
         # What could not be resampled is as dead as before.
         self.silent_examples.masked_fill_(dead & (n > 0)[..., None], 0)
         return n.to(torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on exactly where this trainer stands."""
+        """Everything needed to go on exactly where this trainer stands.
+
+        With several processes all have to ask, and the first is told everything.
+        """
         return {
             "step_number": self.step_number,
             "densities": self.engine.densities,
@@ -335,10 +362,12 @@ class Trainer(Generic[Model]):
 
 
 def _make_optimizer(
-    members: Sequence[SAE], config: TrainConfig, rate_factors: Sequence[float]
+    members: Sequence[SAE], config: TrainConfig, rate_factors: Sequence[float], shards: bool
 ) -> torch.optim.Optimizer:
     """One optimiser of all parameters, in a group for each learning rate."""
     make = OPTIMIZERS[config.optimizer]
+    if shards:
+        return sharded(list(members[0].parameters()), partial(make, config=config))
     if set(rate_factors) == {1.0}:
         return make([p for member in members for p in member.parameters()], config)
     groups: dict[float, list[nn.Parameter]] = {}

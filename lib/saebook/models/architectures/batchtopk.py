@@ -10,6 +10,7 @@ from torch import Tensor
 from saebook.errors import ConfigError
 from saebook.models.architectures.base import Architecture
 from saebook.models.architectures.cut import cut_between
+from saebook.models.shares import kept_over
 
 if TYPE_CHECKING:
     from saebook.models.config import SAEConfig
@@ -45,6 +46,8 @@ class BatchTopK(Architecture):
         flat = positive.reshape(-1)
         n_examples = flat.numel() // positive.shape[-1]
         n_active = min(sae.k_of_level(level) * n_examples, flat.numel())
+        if sae.shares is not None:
+            return positive * kept_over(sae.shares, positive.detach(), n_active)
         values, indices = flat.topk(n_active, sorted=False)
         return torch.zeros_like(flat).scatter(0, indices, values).view_as(positive)
 

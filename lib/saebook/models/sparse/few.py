@@ -59,4 +59,5 @@ class SelectAmongFew:
         known = self._of_batch.get(level)
         if known is None or (known.k, known.width) != (k, width):
             self._of_batch[level] = LargestOfBatch(k, width)
+        self._of_batch[level].shares = sae.shares
         return self._of_batch[level]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saebook.models.shares import Shares, cut_over
 from saebook.models.sparse import compiled
 from saebook.models.sparse.pattern import Pattern
 from saebook.models.sparse.threads import spread_alone
@@ -127,12 +128,19 @@ class LargestOfBatch(Above):
 
     Entries below a guess are left out from the start. The guess changes what is looked at, never
     what is found: where it was too high the batch is looked through once more.
+
+    Attributes
+    ----------
+    shares
+        Of a batch of which these rows are one: then the guess is the same for all, and what is
+        found is this share's part of the largest of all.
     """
 
     def __init__(self, k: int, width: int):
         super().__init__(np.zeros(0), width)
         self.k = k
         self.guess: float | None = None
+        self.shares: Shares | None = None
         self._missed = False
 
     def begin(self, n_rows: int, d_sae: int, dtype: np.dtype) -> None:
@@ -152,6 +160,8 @@ class LargestOfBatch(Above):
         few = h[:, : self.width].ravel()
         n_few = max(1, len(few) * self._n_wanted // (len(self._counts) * self.width))
         cut = np.partition(few, len(few) - n_few)[len(few) - n_few]
+        if self.shares is not None:
+            cut = min(float(part) for part in self.shares.gather(torch.tensor([cut]), alike=True))
         self.guess = FIRST_GUESS_SHARE * float(cut) if cut > 0 else 0.0
         self.floor = np.full(h.shape[1], self.guess, h.dtype)
 
@@ -160,24 +170,37 @@ class LargestOfBatch(Above):
         found = super().found()
         assert found is not None and self.guess is not None
         values, pattern = found
-        surplus = len(values) - self._n_wanted
-        if surplus < 0:
+        known = self._cut(values)
+        if known is None:
             if self.guess == 0.0:
                 return found
             self.guess = 0.0 if self._missed else SECOND_GUESS_SHARE * self.guess
             self._missed = True
             return None
         self._missed = False
-        cut = np.partition(values, surplus)[surplus]
+        cut, n_equal, n_kept = known
         self.guess = GUESS_SHARE * float(cut)
-        kept_values = np.empty(self._n_wanted, values.dtype)
-        kept_columns = np.empty(self._n_wanted, np.int32)
+        kept_values = np.empty(n_kept, values.dtype)
+        kept_columns = np.empty(n_kept, np.int32)
         starts = np.empty_like(pattern.starts)
-        n_equal = self._n_wanted - int((values > cut).sum())
         compiled.keep_largest(
             values, pattern.columns, pattern.starts, cut, n_equal, kept_values, kept_columns, starts
         )
         return kept_values, Pattern(kept_columns, starts, self._d_sae)
+
+    def _cut(self, values: np.ndarray) -> tuple[np.floating, int, int] | None:
+        """Smallest value to keep, how many that equal it, and how many in all; None: too few."""
+        if self.shares is not None:
+            known = cut_over(self.shares, torch.from_numpy(values), self._n_wanted)
+            if known is None:
+                return None
+            cut, n_equal = values.dtype.type(float(known[0])), known[1]
+            return cut, n_equal, int((values > cut).sum()) + n_equal
+        surplus = len(values) - self._n_wanted
+        if surplus < 0:
+            return None
+        cut = np.partition(values, surplus)[surplus]
+        return cut, self._n_wanted - int((values > cut).sum()), self._n_wanted
 
 
 class Encoder:

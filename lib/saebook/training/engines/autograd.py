@@ -56,7 +56,8 @@ class Autograd:
         for name in sae.config.objective.auxiliary:
             terms[name] = auxiliary[name](sae, forward, dead)
         total = torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
-        total.backward()
+        # Of several shares of a batch each adds its part to the mean.
+        total.backward(None if sae.shares is None else total.new_tensor(1 / sae.shares.size))
         with torch.no_grad():
             return summary(sae, forward, {**terms, "total": total}, measure_contributions)
 
