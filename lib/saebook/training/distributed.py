@@ -302,10 +302,11 @@ class ManyProcesses(Processes):
 
 
 def find_processes() -> Processes:
-    """The processes that this one was started with: those of an initialised process group, or
-    those that ``torchrun`` (``python -m torch.distributed.run``) describes in the environment.
+    """The processes that this one was started with.
 
-    They talk over gloo, and GPUs over nccl.
+    Those of an initialised process group, or those that ``torchrun`` (``python -m
+    torch.distributed.run``) describes in the environment: they then talk over gloo, and GPUs over
+    nccl.
 
     Raises
     ------
