@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from saebook.data.store import BatchStream
+from saebook.data.store import BatchStream, ExampleStore, StoreWriter
 from saebook.errors import ConfigError, TrainingError
 from saebook.models import SAE, SAEConfig
 from saebook.models.shares import cut_over, kept_over
@@ -125,7 +125,7 @@ class _ScaledAlone:
 
 
 def examples(n: int = 640, seed: int = 0) -> Tensor:
-    """Rows with a common part, of which the first half are larger: shares are not alike."""
+    """Sparse mixtures of features."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.rand(24, D_IN, generator=generator)
     strength = torch.rand(n, 24, generator=generator)
@@ -194,6 +194,12 @@ def run_fit(out: Path | None, stop: int | None = None, **changes):
     return fit(CONFIG, examples(), train, out=out, progress=False, probe=probe)
 
 
+def stream_fit(folder: Path):
+    """On a store that is left on disk: of 640 rows a buffer holds a tenth."""
+    train = TrainConfig.from_dict(TRAIN.to_dict() | {"resident_gb": 2.5e-5})
+    return fit(CONFIG, ExampleStore.open(folder / "store"), train, progress=False)
+
+
 def message(call) -> str:
     try:
         call()
@@ -219,6 +225,7 @@ def in_each_process(folder: Path) -> None:
     found["fit"] = {name: value.clone() for name, value in run.sae.state_dict().items()}
     found["history"], found["card"], found["path"] = run.history, run.card, str(run.path)
     found["read back"] = again.history.equals(run.history) and again.card == run.card
+    found["streamed"] = stream_fit(folder).history
     for name, shards in (("stopped", False), ("stopped, sharded", True)):
         with contextlib.suppress(Stopped):
             run_fit(own / name, stop=37, shard_optimizer=shards)
@@ -288,6 +295,8 @@ def folder(tmp_path_factory, doubles) -> Path:
     for name in ("begun", "begun, sharded"):
         with pytest.raises(Stopped):
             run_fit(folder / name, stop=23)
+    with StoreWriter(folder / "store", kind="activations") as writer:
+        writer.add(examples().float(), session="a", split="train")
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     process = start(*launch, __file__, folder)
     printed = wait_for(process)
@@ -368,6 +377,12 @@ def test_only_the_first_process_writes_files(found, folder):
     assert not (folder / "process 1").exists()
     assert found[0]["path"] == found[1]["path"] == str(folder / "process 0" / "straight")
     assert all(each["read back"] for each in found)
+
+
+def test_a_store_on_disk_is_shared_too(found, folder):
+    alone = stream_fit(folder)
+    for each in found:
+        pd.testing.assert_frame_equal(each["streamed"], alone.history, rtol=AGREE, atol=AGREE)
 
 
 @pytest.mark.parametrize("name", ["stopped", "stopped, sharded"])

@@ -95,12 +95,13 @@ def fit(
         The examples have the wrong width, hold NaN, can't be scaled, or are negative where the
         settings take counts.
     ConfigError
-        ``keep_checkpoints`` without ``out``.
+        ``keep_checkpoints`` without ``out``. With several processes: they differ in settings or
+        data, or can't share a batch equally.
     CheckpointError
         ``out`` belongs to a run with other settings or data.
     TrainingError
         A loss or gradient became NaN or infinite: the step, its batch and the row that stands
-        out are named, and the last finite checkpoint is kept.
+        out are named, and the last finite checkpoint is kept. Or another process failed or died.
     StoreError
         A file of the store is missing, truncated or altered, maybe in the middle of a streamed
         run; once it is there again, the same call goes on from the last checkpoint.
@@ -108,12 +109,12 @@ def fit(
     Notes
     -----
     Started with ``python -m torch.distributed.run --nproc-per-node=2 script.py``, the processes
-    train one SAE together: each takes its share of every batch (``train.batch_size`` is that of
-    all of them, and each reads its examples by itself), and they add their gradients over gloo, or
-    over nccl on GPUs. The numbers are those of one process but for rounding, and a run may go on
-    with another number of processes. The first shows progress and writes ``out``; ``probe`` is
-    called in each, and all return the same run. Optimiser state is spread over them with
-    ``train.shard_optimizer``.
+    train one SAE together. All of them call this, with the same settings and data; each reads
+    whole batches (``train.batch_size`` is that of all together) and takes its share, and they add
+    their gradients over gloo, or over nccl on GPUs. The numbers are those of one process but for
+    rounding, and a run may go on with another number of processes. The first shows progress and
+    writes ``out``; ``probe`` is called in each, and all return the same run. With
+    ``train.shard_optimizer`` optimiser state is spread over them.
 
     Examples
     --------
