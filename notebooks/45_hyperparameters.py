@@ -74,6 +74,7 @@ chapter = open_chapter("45_hyperparameters", globals())
 # %%
 import dataclasses
 import functools
+import json
 import math
 import time
 
@@ -97,7 +98,8 @@ from saebook.evaluation.held_out_units import poisson_readout
 from saebook.losses import lambda_at_width, lambda_equivalent
 from saebook.metrics import bits_per_spike, floored, fvu, mean_interval
 from saebook.models import SAEConfig
-from saebook.plots.hyperparameters import plot_grid, plot_traces
+from saebook.notebook.project import project_root
+from saebook.plots.hyperparameters import plot_advice, plot_grid, plot_traces
 from saebook.plots.losses import plot_judged
 from saebook.training import TrainConfig, fit, fit_many, recommend_config, select_run
 from saebook.training.schedules import LearningRate
@@ -1325,6 +1327,43 @@ means[["d_sae", "k", "mean_r", "bits_per_spike", "fvu", "l0", "dead"]].mean().ro
 #
 # The runs are a fraction of the advised length (both are printed above), so the ranking is one of short runs:
 # before relying on it raise `setting_steps`.
+#
+# ### On settings that no rule was made from
+#
+# The rules were fitted on settings like these, so these can't judge them. Twenty others, drawn beforehand
+# and looked at once: 20 to 1,000 units, 2,000 to 1,000,000 bins, 1 to 20 Hz; on each the recommendation at its
+# advised length, and every point of a grid of 3 widths × 2 k × 2 losses. It takes hours, so its record is kept.
+
+# %%
+kept = project_root() / "reports" / "results" / "recommendation.json"
+if kept.is_file():
+    record = json.loads(kept.read_text())
+    print(f"{record['device']}; {record['versions']}")
+    held_out = pd.DataFrame(record["settings"])
+    figure = plot_advice(held_out)
+    chapter.save_figure(figure, "held_out_settings")
+    display(figure)
+    print(
+        f"short of the best of the grid: median {record['median']:.3f}, worst {record['worst']:.3f} "
+        f"({len(held_out)} settings)"
+    )
+    worst = held_out.loc[held_out["short_of_best"].idxmax()]
+    print(
+        f"the worst: {worst['n_units']} units, {worst['n_examples']:,} bins (the fewest of all have "
+        f"{held_out['n_examples'].min():,}), best with {worst['best_settings']}"
+    )
+    gain = (held_out["best"] - held_out["raw_units"]).groupby(held_out["n_units"] < 80).max()
+    print(
+        f"best of the grid over raw units, at most: {gain[True]:.2f} below 80 units, "
+        f"{gain[False]:.2f} from there on"
+    )
+else:
+    print(f"no record of held-out settings at {kept.name}")
+
+# %% [markdown]
+# With few units nothing of the grid is much better than the units themselves: a feature is then about one
+# unit, and there is little to pool. An SAE on such a recording may still name what its units do, but what
+# it adds has to be shown against them.
 #
 # ## The answer
 

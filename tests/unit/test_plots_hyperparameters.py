@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from saebook.errors import DataError
-from saebook.plots.hyperparameters import plot_grid, plot_traces
+from saebook.plots.hyperparameters import plot_advice, plot_grid, plot_traces
 
 
 def cells() -> pd.DataFrame:
@@ -59,3 +59,21 @@ def test_traces_have_a_line_per_run_that_holds_the_curve():
     assert [len(axis.lines) for axis in figure.axes] == [2, 1]
     assert [axis.get_yscale() for axis in figure.axes] == ["log", "linear"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["ramp"]
+
+
+def test_advice_stands_beside_the_best_of_each_setting_smallest_first():
+    scores = {"recommended": 0.5, "best": 0.6, "raw_units": 0.2}
+    table = pd.DataFrame(
+        [
+            {"n_units": n, "n_examples": 2000, "mean_rate": 5.0, **scores, "best": 0.6 + n / 1e4}
+            for n in (300, 20)
+        ]
+    )
+    axis = plot_advice(table).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == [
+        "20 units, 2,000 bins, 5.0 Hz",
+        "300 units, 2,000 bins, 5.0 Hz",
+    ]
+    drawn = {line.get_label(): list(np.asarray(line.get_xdata())) for line in axis.lines}
+    assert drawn["best of the grid"] == pytest.approx([0.602, 0.63])
+    assert drawn["recommended"] == [0.5, 0.5] and drawn["raw units"] == [0.2, 0.2]

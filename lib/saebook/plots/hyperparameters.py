@@ -130,6 +130,54 @@ def plot_grid(
 
 
 @styled
+def plot_advice(settings: pd.DataFrame, label: str = "r with features") -> Figure:
+    """What was advised beside the best of a grid, a line for each setting.
+
+    Parameters
+    ----------
+    settings : DataFrame
+        Columns n_units, n_examples, mean_rate (Hz), recommended, best and raw_units: scores.
+    label : str
+        Of the scores.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> scores = {"recommended": 0.5, "best": 0.6, "raw_units": 0.2}
+    >>> row = pd.DataFrame([{"n_units": 20, "n_examples": 2000, "mean_rate": 5.0, **scores}])
+    >>> plot_advice(row).axes[0].get_yticklabels()[0].get_text()
+    '20 units, 2,000 bins, 5.0 Hz'
+    """
+    table = settings.sort_values("n_units").reset_index(drop=True)
+    figure, (axis,) = panels(width=PAGE_WIDTH, height=0.9 + 0.17 * len(table))
+    rows = table.index.to_numpy()
+    ends = table[["recommended", "best"]].to_numpy(float)
+    axis.hlines(rows, ends[:, 0], ends[:, 1], color=GREY, linewidth=1.2, zorder=1)
+    for column, name, mark, colour in (
+        ("raw_units", "raw units", "x", GREY),
+        ("best", "best of the grid", "|", PALETTE["black"]),
+        ("recommended", "recommended", "o", PALETTE["blue"]),
+    ):
+        axis.plot(
+            table[column].to_numpy(float), rows, mark, color=colour, label=name, linestyle="none",
+            markersize=8 if mark == "|" else 4.5, markeredgewidth=1.4 if mark in "|x" else 0.0,
+        )  # fmt: skip
+    names = [
+        f"{r.n_units} units, {r.n_examples:,} bins, {r.mean_rate:.1f} Hz"
+        for r in table.itertuples()
+    ]
+    axis.set_yticks(rows, names)
+    axis.set_ylim(len(table) - 0.5, -0.5)
+    axis.set_xlabel(label)
+    axis.grid(axis="x")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+@styled
 def plot_traces(
     histories: Mapping[str, pd.DataFrame],
     curves: Mapping[str, str],

@@ -124,7 +124,9 @@ def recommend_config(
     enough spikes to learn that from. A recording alone does not tell whether its features are shared
     by many units or carried by a few, so that the sweep holds both losses. The width and k of
     recordings with few units were chosen on the place cells of
-    ``reports/results/place_cells.json``.
+    ``reports/results/place_cells.json``. On twenty settings that no rule was made from, the
+    recommendation's correlation was short of the best of a twelve-point grid by 0.014 in the median
+    and by 0.086 at worst (``reports/results/recommendation.json``).
 
     Examples
     --------
