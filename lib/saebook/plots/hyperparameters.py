@@ -166,8 +166,8 @@ def plot_advice(settings: pd.DataFrame, label: str = "r with features") -> Figur
             markersize=8 if mark == "|" else 4.5, markeredgewidth=1.4 if mark in "|x" else 0.0,
         )  # fmt: skip
     names = [
-        f"{r.n_units} units, {r.n_examples:,} bins, {r.mean_rate:.1f} Hz"
-        for r in table.itertuples()
+        f"{row['n_units']} units, {row['n_examples']:,} bins, {row['mean_rate']:.1f} Hz"
+        for row in table.to_dict("records")
     ]
     axis.set_yticks(rows, names)
     axis.set_ylim(len(table) - 0.5, -0.5)
