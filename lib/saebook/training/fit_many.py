@@ -21,6 +21,7 @@ from saebook.training.checkpoints import (
     was_streamed,
 )
 from saebook.training.config import TrainConfig
+from saebook.training.devices import resolve_device
 from saebook.training.distributed import refuse_many
 from saebook.training.doctor import check_schedule
 from saebook.training.examples import read_examples
@@ -36,7 +37,7 @@ from saebook.training.loop import Loop
 from saebook.training.run import Run, load_run, save_run
 from saebook.training.schedules import FEEDBACK
 from saebook.training.stacking import SAEStack, check_alike
-from saebook.training.trainer import Trainer, resolve_device
+from saebook.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
+from saebook.training.devices import resolve_device
 from saebook.training.memory import keep_freed_memory
 from saebook.training.stacking import SAEStack
-from saebook.training.trainer import Trainer, resolve_device
+from saebook.training.trainer import Trainer
 
 # So that no schedule ends within a measurement.
 N_STEPS = 10**6

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from saebook.data.store import Batch
-from saebook.errors import CheckpointError, ConfigError, TrainingError
+from saebook.errors import CheckpointError, ConfigError
 from saebook.models import SAE, SAEConfig
 from saebook.training.config import TrainConfig
+from saebook.training.devices import resolve_device
 from saebook.training.distributed import Processes, sharded
 from saebook.training.engines import CurrentEngine, StepResult
 from saebook.training.memory import keep_freed_memory
@@ -379,29 +380,3 @@ def _make_optimizer(
 def _beside(values: Tensor, gradient: Tensor) -> Tensor:
     """What belongs to each model, with the axes that it needs to be multiplied with a gradient."""
     return values.reshape(*values.shape, *[1] * (gradient.ndim - values.ndim))
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turn ``"auto"`` or a device name into a device that exists here.
-
-    Raises
-    ------
-    TrainingError
-        The device is not to be had on this machine.
-
-    Examples
-    --------
-    >>> resolve_device("cpu").type
-    'cpu'
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(
-            f"device {name!r} can't be used here ({str(error).splitlines()[0]}); "
-            "use device='cpu' or 'auto'"
-        ) from error
-    return device
