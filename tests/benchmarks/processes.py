@@ -142,11 +142,17 @@ def measure(architecture: str, rounds: int, n_steps: int) -> dict[str, Any]:
         each = sorted(round(a[which] / b[which], 3) for a, b in pairs)
         return {"median": round(statistics.median(each), 3), "rounds": each}
 
+    # The rounds that other work on the machine disturbed least.
+    least = {name: min(t[0] for t in ts) for name, ts in times.items()}
     many = [name for name in workers if name.startswith("two")]
     return {
         "size": {"d_in": D_IN, "d_sae": D_SAE, "batch": BATCH, "k": K, "steps": n_steps},
         "ms_per_step": {
             n: round(statistics.median(t[0] for t in ts), 1) for n, ts in times.items()
+        },
+        "least_ms_per_step": {name: round(value, 1) for name, value in least.items()},
+        "least_time_over_least_of_one_process": {
+            name: round(least[name] / least["one process"], 3) for name in many
         },
         "time_over_one_process": {name: ratios(name, 0, "one process") for name in many},
         "processor_time_over_one_thread": {

@@ -171,7 +171,7 @@ class Trainer(Generic[Model]):
             Examples [batch, ...] in the caller's units, or a ``Batch`` holding them as ``x``
             (and, for a transcoder, what they should become as ``target``). The first one also
             fits the input scaling when nothing has before. With several processes, this one's
-            share; what is returned is of the whole batch.
+            share, as large as the others'; what is returned is of the whole batch.
 
         Returns
         -------
@@ -179,7 +179,8 @@ class Trainer(Generic[Model]):
             Detached 0-d tensors: every term, ``total``, ``l0``, ``fvu`` (of this batch,
             against the variance of the training targets), ``worst_example`` (the same of
             its worst example alone), ``dead`` (share of latents), ``grad_norm``, and the sparsity coefficient where there is one. Reading them as
-            floats waits for the device; this method never does, except where it resamples.
+            floats waits for the device; this method never does, except where
+            it resamples or asks other processes.
         """
         batch = batch if isinstance(batch, Batch) else Batch(batch)
         x, target = batch.x.to(self.device, non_blocking=True), batch.target
