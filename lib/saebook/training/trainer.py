@@ -176,11 +176,11 @@ class Trainer(Generic[Model]):
         Returns
         -------
         dict of str to Tensor
-            Detached 0-d tensors: every term, ``total``, ``l0``, ``fvu`` (of this batch,
-            against the variance of the training targets), ``worst_example`` (the same of
-            its worst example alone), ``dead`` (share of latents), ``grad_norm``, and the sparsity coefficient where there is one. Reading them as
-            floats waits for the device; this method never does, except where
-            it resamples or asks other processes.
+            Detached 0-d tensors, or [n] for a stack: every term, ``total``, ``l0``, ``fvu`` (of
+            this batch, against the variance of the training targets), ``worst_example`` (the same
+            of its worst example alone), ``dead`` (share of latents), ``grad_norm``, and the
+            sparsity coefficient where there is one. Reading them as floats waits for the device;
+            this method never does, except where it resamples or asks other processes.
         """
         batch = batch if isinstance(batch, Batch) else Batch(batch)
         x, target = batch.x.to(self.device, non_blocking=True), batch.target
