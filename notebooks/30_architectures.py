@@ -28,7 +28,7 @@
 # **What it needs.** Nothing: dictionaries and a session with known truth are simulated. With
 # `recording_path` set, the sections on a recording run on any NWB file with sorted units.
 #
-# **How long.** At `smoke` 1 min 16 s beside another chapter, at `laptop` 3 min 58 s beside other work; `gpu` has not been timed.
+# **How long.** At `smoke` 1 min 2 s beside another chapter, at `laptop` 3 min 58 s beside other work; `gpu` has not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session

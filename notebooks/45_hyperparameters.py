@@ -29,8 +29,8 @@
 # `recording_path` set, passes, batch, precision and windows are tried on that recording, and judged there by
 # units that no model sees.
 #
-# **How long.** At `smoke` 46 s and at `laptop` 3 min 38 s of CPU time on one core, in 4 min 19 s on a shared
-# machine; `gpu` has not been timed.
+# **How long.** At `smoke` 50 s beside another chapter, at `laptop` 3 min 44 s on two cores; `gpu` has not been
+# timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session
