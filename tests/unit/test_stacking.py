@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import json
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch import Tensor
 from saebook.errors import CheckpointError, ConfigError
 from saebook.models import SAE, SAEConfig
 from saebook.training import TrainConfig, Trainer, fit, fit_many
-from saebook.training import fit_many as fit_many_function
 from saebook.training.stacking import SAEStack
 
 D_IN, D_SAE, BATCH, N_STEPS = 12, 40, 64, 50
@@ -266,7 +266,8 @@ def test_an_interrupted_call_goes_on_exactly(tmp_path, monkeypatch):
         if len(saved) == 4:
             raise KeyboardInterrupt
 
-    module = __import__("sys").modules[fit_many_function.__module__]
+    # The package has a function of that name, which hides the module from `import`.
+    module = importlib.import_module("saebook.training.fit_many")
     original = module.save_checkpoint
     monkeypatch.setattr(module, "save_checkpoint", save_then_stop)
     with pytest.raises(KeyboardInterrupt):
