@@ -183,6 +183,10 @@ class Trainer(Generic[Model]):
             this method never does, except where it resamples or asks other processes.
         """
         batch = batch if isinstance(batch, Batch) else Batch(batch)
+        with self.engine.threads(batch.x):
+            return self._step(batch)
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
         x, target = batch.x.to(self.device, non_blocking=True), batch.target
         if target is not None:
             target = target.to(self.device, non_blocking=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
-from threading import Barrier
+from threading import Barrier, local
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,32 @@ WORTH_A_THREAD = 1_000_000
 
 
 Result = TypeVar("Result")
+_this_thread = local()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Torch's own operations use one thread in here; the loops of this module as many as before.
+
+    An operation on a small tensor takes a few microseconds, and as long again for its threads to
+    meet at its end; where other programs keep a core busy, they wait for milliseconds.
+    """
+    allowed = torch.get_num_threads()
+    if allowed == 1:
+        yield
+        return
+    _this_thread.allowed = allowed
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(allowed)
+        del _this_thread.allowed
+
+
+def _allowed() -> int:
+    """Threads that loops may use here."""
+    return getattr(_this_thread, "allowed", None) or torch.get_num_threads()
 
 
 @cache
@@ -44,7 +71,7 @@ def run_each(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
 
     In such a thread torch, and the loops here, use no others.
     """
-    n = min(torch.get_num_threads(), len(tasks))
+    n = min(_allowed(), len(tasks))
     if n < 2:
         return [task() for task in tasks]
     running = [_pool(n).submit(task) for task in tasks]
@@ -91,7 +118,7 @@ def spread_rows(loop: Callable[[int, int], None], n: int, work: float) -> None:
 
 def n_threads(work: float) -> int:
     """Threads that this much work deserves, of those that torch may use."""
-    return max(1, min(torch.get_num_threads(), int(work / WORTH_A_THREAD)))
+    return max(1, min(_allowed(), int(work / WORTH_A_THREAD)))
 
 
 def _edges(n: int, n_ranges: int) -> list[int]:

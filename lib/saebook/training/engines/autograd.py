@@ -69,7 +69,7 @@ def summary(
     firings = forward.selected[-1].firings()
     n_examples = forward.entries.n_examples(forward.latents)
     missed = forward.target_scaled - forward.reconstruction_scaled
-    squared_errors = missed.square().sum(dim=-1)
+    squared_errors = torch.linalg.vector_norm(missed, dim=-1).square()
     return StepResult(
         losses={name: term.detach() for name, term in terms.items()},
         fired=firings > 0,

@@ -12,6 +12,8 @@ from saebook.models import SAE
 SPARSE_DENSITY = 0.1
 # Multiplications of its encoder from which a step is worth any such care.
 WORTHWHILE_PRODUCT = 2**22
+# Numbers in a tensor up to which torch's threads cost a sparse step more than they save.
+SMALL_TENSOR = 2**18
 # Auxiliary terms that ask for every pre-activation.
 NEEDS_ALL = ("ghost", "preactivation")
 
@@ -51,6 +53,24 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
     if sae.selection.found_by is not None and density <= SPARSE_DENSITY:
         return "sparse"
     return "dense" if torch.is_autocast_enabled(x.device.type) else "lean"
+
+
+def shares_no_operation(sae: SAE, x: Tensor, engine: str) -> bool:
+    """Whether a step does best with one thread for each of torch's operations.
+
+    So it is where the sparse engine, which spreads its products and loops over threads itself,
+    leaves only operations on small tensors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from saebook.models import SAEConfig
+    >>> sae = SAE(SAEConfig(d_in=64, d_sae=1024, architecture="topk", k=8))
+    >>> shares_no_operation(sae, torch.zeros(512, 64), "sparse")
+    True
+    """
+    largest = max(len(x), sae.config.d_sae) * max(sae.config.d_encoder, sae.config.d_target)
+    return engine == "sparse" and largest <= SMALL_TENSOR
 
 
 def _is_plain(sae: SAE, x: Tensor) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 from saebook.models import SAE
-from saebook.training.engines.choosing import check_engine, choose_engine
+from saebook.training.engines.choosing import (
+    check_engine,
+    choose_engine,
+    shares_no_operation,
+)
 from saebook.training.engines.registry import ENGINES, Engine
 from saebook.training.engines.result import StepResult
 from saebook.training.engines.stacked import AllAtOnce, EachByItself
@@ -70,6 +76,17 @@ class CurrentEngine:
             return self._all_at_once(self._sae, *rest)
         self._each_by_itself.names = self.names
         return self._each_by_itself(self._sae, *rest)
+
+    def threads(self, x: Tensor) -> AbstractContextManager[None]:
+        """Within it the coming step, on this batch, has the threads that suit it."""
+        if not isinstance(self._sae, SAEStack):
+            engine = self._name(self._sae, x, self.densities[0])
+            if shares_no_operation(self._sae, x, engine):
+                # Imports numba, as that engine will.
+                from saebook.models.sparse.threads import one_torch_thread
+
+                return one_torch_thread()
+        return nullcontext()
 
     def observe(self, result: StepResult) -> None:
         """Note how dense the step was, where the next one's engine depends on it."""
