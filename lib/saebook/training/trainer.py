@@ -97,16 +97,17 @@ class Trainer(Generic[Model]):
         self.device = resolve_device(self.processes.device_name(config.device))
         if self.device.type == "cpu":
             keep_freed_memory()
+        self.members = members_of(sae)
+        # Asked before the move: reading from a device means waiting for it.
+        self._inputs_fitted = all(int(member.scaling.n_rows) > 0 for member in self.members)
         self.sae = sae.to(self.device).train()
         self.config = config
         self.n_steps = n_steps
         self.step_number = 0
         self.schedule = LearningRate(config)
-        self.members = members_of(sae)
         self.sparsity = SparsityCoefficient(sae, config)
         self._auxiliary = per_model(sae, lambda config: config.aux_coefficient or 0.0)
         self.engine = CurrentEngine(sae, config.engine, config.precision, self.device)
-        self._inputs_fitted = all(int(member.scaling.n_rows) > 0 for member in self.members)
         self.rate_factors = list(rate_factors or [1.0] * len(self.members))
         self.processes.spread(self.sae)
         shards = config.shard_optimizer and self.processes.size > 1
