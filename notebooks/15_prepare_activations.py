@@ -411,30 +411,26 @@ display(per_split)
 # for the small one the fixed costs of a store show; `reports/results/collection.json` has SmolLM2.
 
 # %%
-timed = [b for b, _ in zip(token_batches(lm, source, **cutting), range(8))]
+timed = [b for b, _ in zip(token_batches(lm, source, **cutting), range(4))]
+
+
+def read(one):
+    return read_activations(lm.model, {k: v.to(lm.device) for k, v in one.inputs().items()}, place)
+
+
+# As many rows as the rule keeps of these batches: one more would take another pass.
+n_kept = sum(int(rule.keep(one, read(one)).sum()) for one in timed)
+same_passes = {**settings, "n_tokens": n_kept, "num_shards": 1, "progress": False}
 speeds = []
 for _ in range(n_rounds):
     began = time.perf_counter()
     for one in timed:
-        read_activations(lm.model, {k: v.to(lm.device) for k, v in one.inputs().items()}, place)
+        read(one)
     bare = time.perf_counter() - began
-    shutil.rmtree(folder, ignore_errors=True)
     began = time.perf_counter()
-    held = collect_activations(
-        lm,
-        source,
-        out=folder / "timed",
-        progress=False,
-        **{
-            **settings,
-            "n_tokens": sum(
-                int(rule.keep(b, torch.ones(*b.input_ids.shape, 1)).sum()) for b in timed
-            ),
-            "num_shards": 1,
-        },
-    )
-    speeds.append((len(held) / bare, len(held) / (time.perf_counter() - began)))
-shutil.rmtree(folder, ignore_errors=True)
+    collect_activations(lm, source, out=folder / "timed", **same_passes)
+    speeds.append((n_kept / bare, n_kept / (time.perf_counter() - began)))
+    shutil.rmtree(folder)
 bare_speed, collecting_speed = np.median(speeds, axis=0)
 print(
     f"bare forward {bare_speed:,.0f} positions/s, collecting {collecting_speed:,.0f} positions/s "

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 
 from saebook.language import (
+    MaskRule,
     Site,
+    TokenBatch,
     collect_activations,
     language_model,
     read_activations,
@@ -55,13 +57,18 @@ def main() -> None:
     cutting = {"context": options.context, "batch_size": options.batch_size}
     n_batches = max(1, options.tokens // (options.context * options.batch_size))
     batches = [b for b, _ in zip(token_batches(lm, "moby_dick", **cutting), range(n_batches))]
-    n_rows = sum(int(batch.attention_mask.sum()) - len(batch) for batch in batches)
     folder = Path(tempfile.mkdtemp())
+
+    def read(batch: TokenBatch) -> torch.Tensor:
+        inputs = {name: value.to(lm.device) for name, value in batch.inputs().items()}
+        return read_activations(lm.model, inputs, site)
+
+    # As many rows as the mask rule keeps of these batches: one more would take another pass.
+    n_rows = sum(int(MaskRule().keep(batch, read(batch)).sum()) for batch in batches)
 
     def bare() -> None:
         for batch in batches:
-            inputs = {name: value.to(lm.device) for name, value in batch.inputs().items()}
-            read_activations(lm.model, inputs, site)
+            read(batch)
 
     def collecting() -> None:
         collect_activations(
@@ -69,7 +76,6 @@ def main() -> None:
             progress=False, **cutting,
         )  # fmt: skip
 
-    bare()
     rounds = []
     for number in range(options.rounds):
         (bare_wall, bare_cpu), (wall, cpu) = timed(bare), timed(collecting)
