@@ -44,9 +44,7 @@ n_tokens: int = 30000  # positions to keep
 num_shards: int = 4  # files to divide them among
 store_dtype: str = "fp32"  # fp32 or bf16
 skip_first: int = 1  # positions left out at the beginning of each context
-max_norm_ratio: float = (
-    10.0  # positions with longer activations than this many medians are left out
-)
+max_norm_ratio: float = 10.0  # longer activations than this many medians are left out
 n_tokens_interrupted: int = 6000  # positions of the collection that is interrupted on purpose
 n_rounds: int = 3  # rounds of the comparison of speed
 d_model: int = 0  # width that the model must have; 0: whatever it has

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -99,6 +100,7 @@ def main() -> None:
         "machine": {
             "device": str(lm.device), "machine": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(), "torch": torch.__version__,
+            "load_average": os.getloadavg()[0],
         },
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
