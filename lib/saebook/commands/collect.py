@@ -155,8 +155,8 @@ def _train(options: argparse.Namespace, store: ExampleStore, d_model: int) -> No
     save_sae(run.sae, out / "sae")
     card = run.card
     print(
-        f"SAE: {out / 'sae'} · {card.split}: FVU {card.fvu:.3f}, L0 {card.l0:.1f}, "
-        f"dead {card.dead_fraction:.0%}"
+        f"SAE: {out / 'sae'} · {card['split']}: FVU {card['fvu']:.3f}, L0 {card['l0']:.1f}, "
+        f"dead {card['dead_fraction']:.0%}"
     )
     for name, text in run.findings.items():
         print(f"finding {name}: {text}")
