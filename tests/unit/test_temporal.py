@@ -407,3 +407,19 @@ def test_several_processes_are_refused():
     sae = SAE(SAEConfig(d_in=D_IN, d_sae=D_SAE, k=3))
     with pytest.raises(ConfigError, match="temporal with 2 processes"):
         Trainer(sae, TrainConfig(n_steps=5, device="cpu", temporal=CONTRASTIVE), processes=Two())
+
+
+def test_the_queue_follows_its_active_entries():
+    """From addition to addition, whatever their sizes, as if all rows were looked through."""
+    followed, width = Queue(17, 6, rand(1)), 6
+    followed.active()
+    for seed, n in enumerate((5, 9, 20, 4, 4, 17, 1)):
+        followed.add(sparse_rows(n, width, seed), torch.arange(n) + 100 * seed)
+        fresh = Queue(17, width, rand(1))
+        fresh.load_state_dict(followed.state_dict())
+        (ours, ours_of), (theirs, theirs_of) = followed.active(), fresh.active()
+        assert ours_of.tolist() == theirs_of.tolist()
+        joined = [type(parts[0]).joined(parts) for parts in (ours, theirs)]
+        for one, other in zip(joined[0].parts, joined[1].parts, strict=True):
+            assert one.tolist() == other.tolist()
+        assert len(joined[0]) == len(ours_of) == min(17, (5, 14, 17, 17, 17, 17, 17)[seed])
