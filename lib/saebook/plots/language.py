@@ -132,7 +132,7 @@ def plot_final_metrics(
     error.set_xlim(left=0)
     _log_divergence(divergence, scores["kl"].to_numpy(dtype=float), anchors or {})
     variance.set_yticks(range(len(names)), names)
-    variance.invert_yaxis()
+    variance.set_ylim(len(names) - 0.45, -0.55)
     variance.tick_params(axis="y", length=0)
     return figure
 
@@ -165,7 +165,9 @@ def _log_divergence(axes: Axes, values: np.ndarray, anchors: Mapping[str, float]
     shown = [float(v) for v in [*values, *anchors.values()] if np.isfinite(v) and v > 0]
     if shown:
         axes.set_xscale("log")
-        axes.set_xlim(0.5 * min(shown), 1.6 * max(shown))
+        axes.set_xlim(0.5 * min(shown), 2.0 * max(shown))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
     for name, value in anchors.items():
         axes.axvline(value, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -197,7 +199,7 @@ def plot_pareto(
     Returns
     -------
     Figure
-        Rings mark points that no other one beats in both.
+        Rings mark settings that no other one beats in both, on average over seeds.
 
     Raises
     ------
@@ -212,11 +214,13 @@ def plot_pareto(
     """
     require_columns(points, ["model", "l0", cost], "points")
     figure, (axes,) = panels(1, 1, width=PAGE_WIDTH * 0.72, height=3.0)
-    front = points[pareto_front(torch.tensor(points[["l0", cost]].to_numpy(dtype=float))).numpy()]
+    by = ["model", "setting"] if "setting" in points else ["model", "l0"]
+    means = points.groupby(by, sort=False)[["l0", cost]].mean().reset_index(by[1:], drop=True)
+    on_front = pareto_front(torch.tensor(means.to_numpy(dtype=float))).numpy()
+    front = means[on_front]
     for hue, marker, name in zip(HUES, MARKERS, dict.fromkeys(points["model"])):
         own = points[points["model"] == name]
-        by = own.groupby("setting" if "setting" in own else "l0")
-        line = by[["l0", cost]].mean().reset_index(drop=True).sort_values("l0")
+        line = means.loc[[name]].sort_values("l0")
         axes.plot(line["l0"], line[cost], "-", color=PALETTE[hue], linewidth=1.1)
         axes.plot(own["l0"], own[cost], marker, color=PALETTE[hue], markersize=4, label=name)
     axes.plot(front["l0"], front[cost], "o", mfc="none", mec="#222222", markersize=8,
