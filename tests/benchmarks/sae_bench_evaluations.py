@@ -62,7 +62,7 @@ SPECIAL = ["<bos>", "<eos>", "<pad>"]
 PROBED = "fancyzhx/ag_news"
 N_CLAMPED, MULTIPLIER, MAX_RETAIN = 5, 25, 0.05
 # Of a difference of two numbers, relative to their size.
-TOLERANCE = 2e-4
+TOLERANCE = 1e-4
 VARIANTS: dict[str, dict] = {
     "relu, scale": {"architecture": "relu"},
     "relu, free norms, center_scale": {
