@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from saebook.metrics import mean_interval
-from saebook.metrics.language import pareto_front
+from saebook.metrics import mean_interval, pareto_front
 from saebook.plots.spikes import require_columns
 from saebook.plots.style import GREY, PAGE_WIDTH, PALETTE, horizontal_line, panels, styled
 
@@ -214,19 +213,20 @@ def plot_pareto(
     """
     require_columns(points, ["model", "l0", cost], "points")
     figure, (axes,) = panels(1, 1, width=PAGE_WIDTH * 0.72, height=3.0)
-    by = ["model", "setting"] if "setting" in points else ["model", "l0"]
-    means = points.groupby(by, sort=False)[["l0", cost]].mean().reset_index(by[1:], drop=True)
-    on_front = pareto_front(torch.tensor(means.to_numpy(dtype=float))).numpy()
-    front = means[on_front]
+    settings = points["setting"] if "setting" in points else points["l0"]
+    means = (
+        points[["l0", cost]].groupby([points["model"], settings.rename("at")], sort=False).mean()
+    )
+    front = means[pareto_front(torch.tensor(means.to_numpy(dtype=float))).numpy()]
     for hue, marker, name in zip(HUES, MARKERS, dict.fromkeys(points["model"])):
         own = points[points["model"] == name]
-        line = means.loc[[name]].sort_values("l0")
+        line = means.xs(name, level=0).sort_values("l0")
         axes.plot(line["l0"], line[cost], "-", color=PALETTE[hue], linewidth=1.1)
         axes.plot(own["l0"], own[cost], marker, color=PALETTE[hue], markersize=4, label=name)
     axes.plot(front["l0"], front[cost], "o", mfc="none", mec="#222222", markersize=8,
               label="not beaten in both", zorder=3)  # fmt: skip
     axes.set_xscale("log")
-    ticks = sorted({round(value, 1) for value in points.get("setting", points["l0"])})
+    ticks = sorted({round(float(value), 1) for value in settings})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     values = points[cost].to_numpy(dtype=float)
