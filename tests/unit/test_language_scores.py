@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,8 +28,11 @@ from saebook.metrics.language import (
 from saebook.metrics.shrinkage import ShrinkageSums, shrinkage
 
 D_MODEL, VOCABULARY, SITE = 16, 40, Site(1)
-SIZES = {"hidden_size": D_MODEL, "num_hidden_layers": 3, "num_attention_heads": 2,
+SIZES: dict[str, Any] = {"hidden_size": D_MODEL, "num_hidden_layers": 3, "num_attention_heads": 2,
          "intermediate_size": 32}  # fmt: skip
+
+IMAGES: dict[str, Any] = {"image_size": 8, "patch_size": 4, "num_labels": 5,
+                          "initializer_range": 0.5}  # fmt: skip
 
 
 class Made:
@@ -240,9 +244,7 @@ def test_what_cannot_be_scored_is_named(lm):
 
 def test_a_vision_classifier_loses_what_its_patches_lose():
     torch.manual_seed(0)
-    model = ViTForImageClassification(
-        ViTConfig(**SIZES, image_size=8, patch_size=4, num_labels=5, initializer_range=0.5)
-    ).eval()
+    model = ViTForImageClassification(ViTConfig(**SIZES, **IMAGES)).eval()
     images = torch.rand(10, 3, 8, 8)
     labels = torch.arange(10) % 5
     parts = [
@@ -299,21 +301,11 @@ def test_a_classifier_of_vectors_can_be_scored_too():
 
 def test_a_loss_of_changing_size_is_refused():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)).eval()
-    parts = [torch.ones(1, 3, 4)]
-
-    def loss(output, batch):
-        return output[output > 0] if output.max() > 0 else output.flatten()
-
-    with torch.no_grad():
-        model[1].bias.copy_(torch.tensor([-0.1]))
-        model[1].weight.copy_(torch.ones(1, 4))
-        model[0].bias.zero_()
-        model[0].weight.copy_(torch.diag(torch.ones(4)))
-    positive_for_one = Made(lambda x: x * torch.tensor([[1.0], [0.0], [0.0]]))
+    sizes = iter((3, 2, 3, 3))
     with pytest.raises(DataError, match="same items"):
         score_spliced(
-            model, parts, model[0], {"a": positive_for_one}, loss, mean=torch.zeros(4),
-            progress=False,
+            model, [torch.ones(1, 3, 4)], model[0], {"copy": Made(lambda x: x)},
+            lambda output, batch: torch.zeros(next(sizes)), mean=torch.zeros(4), progress=False,
         )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -20,13 +22,13 @@ from saebook.language.sites import Site
 from saebook.language.splicing import constant, reconstructing, spliced, zeros
 from saebook.models import SAE, SAEConfig
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
-TOKENS = {"vocab_size": 40, "max_position_embeddings": 32}
+TOKENS: dict[str, Any] = {"vocab_size": 40, "max_position_embeddings": 32}
 
 
 def neox():
@@ -43,7 +45,7 @@ def llama():
 
 def vit():
     torch.manual_seed(0)
-    sizes = {"image_size": 8, "patch_size": 4, "num_labels": 5}
+    sizes: dict[str, Any] = {"image_size": 8, "patch_size": 4, "num_labels": 5}
     return ViTForImageClassification(ViTConfig(**SIZES, **sizes)).eval()
 
 
@@ -88,7 +90,7 @@ def test_positions_that_are_not_kept_stay_as_they_were():
     reader.remove()
     with spliced(model, site, zeros, keep=keep) as splice:
         after = logits(model, inputs)
-        reader = model.gpt_neox.layers[2].register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+        reader = Site(2).module_in(model).register_forward_pre_hook(lambda m, a: seen.append(a[0]))
         logits(model, inputs)
         reader.remove()
     assert splice.n_replaced == 2 and splice.n_calls == 2
@@ -130,8 +132,8 @@ def test_skipped_blocks_do_no_work():
     model = neox()
     passes = BatchPasses(model, Site(2), inputs_of(model))
     worked = []
-    model.gpt_neox.layers[0].mlp.register_forward_hook(lambda m, a, out: worked.append(0))
-    model.gpt_neox.layers[2].mlp.register_forward_hook(lambda m, a, out: worked.append(2))
+    Site(0, "mlp").module_in(model).register_forward_hook(lambda m, a, out: worked.append(0))
+    Site(2, "mlp").module_in(model).register_forward_hook(lambda m, a, out: worked.append(2))
     passes.replaced(zeros)
     assert worked == [2]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from saebook.metrics import ScoreCard
-from saebook.metrics.language import loss_recovered
+from saebook.metrics import ScoreCard, loss_recovered
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from saebook.evaluation.language_card import LanguageCard, TaskCard
 from saebook.evaluation.language_passes import ANCHORS, CLEAN, check_names, passes_of
 from saebook.evaluation.language_sums import Observed, Totals
 from saebook.evaluation.scorecard import evaluate, scoring
-from saebook.metrics.language import next_token_kl, next_token_losses, scored_positions
+from saebook.metrics import next_token_kl, next_token_losses, scored_positions
 
 Loss = Callable[[Any, Any], Tensor]
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from saebook.errors import DataError, SelectionError
 from saebook.evaluation.language_card import SplicedLosses
 from saebook.evaluation.language_passes import ANCHORS
-from saebook.metrics import CardSums
-from saebook.metrics.shrinkage import ShrinkageSums
+from saebook.metrics import CardSums, ShrinkageSums
 
 
 class Observed:

@@ -3,8 +3,13 @@
 Importing this package needs no transformers; it is imported when a model is first asked for.
 """
 
+from saebook.language.budget import DiskBudget
+from saebook.language.collecting import collect_activations, unfinished
+from saebook.language.holdout import DocumentSplits
 from saebook.language.masking import MaskRule
 from saebook.language.models import LanguageModel, load_language_model
+from saebook.language.naming import language_model
+from saebook.language.patches import patch_batches
 from saebook.language.sites import Site, blocks, read_activations
 from saebook.language.small import (
     byte_tokenizer,
@@ -12,11 +17,15 @@ from saebook.language.small import (
     train_small_model,
     unigram_entropy,
 )
+from saebook.language.small_kept import small_model, small_model_record
+from saebook.language.smollm import load_smollm2
 from saebook.language.texts import TextSource, load_text, text_source
-from saebook.language.tokens import Cursor, TokenBatch, patch_batches, token_batches
+from saebook.language.tokens import Cursor, TokenBatch, token_batches
 
 __all__ = [
     "Cursor",
+    "DiskBudget",
+    "DocumentSplits",
     "LanguageModel",
     "MaskRule",
     "Site",
@@ -24,13 +33,19 @@ __all__ = [
     "TokenBatch",
     "blocks",
     "byte_tokenizer",
+    "collect_activations",
+    "language_model",
     "load_language_model",
+    "load_smollm2",
     "load_text",
     "next_token_loss",
     "patch_batches",
     "read_activations",
+    "small_model",
+    "small_model_record",
     "text_source",
     "token_batches",
     "train_small_model",
+    "unfinished",
     "unigram_entropy",
 ]

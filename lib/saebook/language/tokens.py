@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -321,71 +320,3 @@ def _start_token(tokenizer: Any, wanted: bool | None) -> list[int]:
             "prepend_bos=True, but the tokenizer has no start token; leave it out, or give False"
         )
     return [bos] if wanted else []
-
-
-def patch_batches(
-    lm: LanguageModel, images: Iterable[Tensor], *, batch_size: int = 8, start: int = 0
-) -> Iterator[TokenBatch]:
-    """Batches of images for a vision model, whose patches stand for tokens.
-
-    Parameters
-    ----------
-    lm : LanguageModel
-        A vision transformer.
-    images : Tensor [n, c, h, w], or iterable of Tensor [c, h, w]
-        As its image processor gives them. Each is a document.
-    batch_size : int
-        Images per batch.
-    start : int
-        First image.
-
-    Yields
-    ------
-    TokenBatch
-        Position is the number of the patch, row by row; -1 for class and register tokens.
-
-    Raises
-    ------
-    DataError
-        If an image isn't [c, h, w].
-    """
-    side = lm.config.patch_size
-    side = (side, side) if isinstance(side, int) else tuple(side)
-    n_special = 1 + int(getattr(lm.config, "num_register_tokens", 0) or 0)
-
-    def batch_of(group: list[Tensor], first: int) -> TokenBatch:
-        pixels = torch.stack(group)
-        n_patches = (pixels.shape[2] // side[0]) * (pixels.shape[3] // side[1])
-        size = (len(group), n_special + n_patches)
-        position = torch.cat([torch.full((n_special,), -1), torch.arange(n_patches)]).expand(size)
-        return TokenBatch(
-            input_ids=torch.full(size, -1),
-            attention_mask=torch.ones(size, dtype=torch.int64),
-            document=torch.arange(first, first + len(group))[:, None].expand(size).contiguous(),
-            position=position.contiguous(),
-            special=(position < 0).contiguous(),
-            pixel_values=pixels,
-        )
-
-    group: list[Tensor] = []
-    number = start
-    for image in _from(images, start):
-        if image.ndim != 3:
-            raise DataError(f"image {number} has the shape {tuple(image.shape)}; give [c, h, w]")
-        group.append(image)
-        number += 1
-        if len(group) == batch_size:
-            yield batch_of(group, number - len(group))
-            group = []
-    if group:
-        yield batch_of(group, number - len(group))
-
-
-def _from(images: Iterable[Tensor], start: int) -> Iterator[Tensor]:
-    if isinstance(images, Tensor):
-        yield from images[start:]
-        return
-    rest = iter(images)
-    for _ in range(start):
-        next(rest, None)
-    yield from chain(rest)

@@ -11,9 +11,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
-from saebook.metrics import mean_interval
-from saebook.metrics.language import pareto_front
+from saebook.metrics import mean_interval, pareto_front
 from saebook.plots.spikes import require_columns
 from saebook.plots.style import GREY, PAGE_WIDTH, PALETTE, horizontal_line, panels, styled
 
@@ -100,8 +100,8 @@ def plot_final_metrics(
     Returns
     -------
     Figure
-        Three panels of bars: mean over seeds, the 95 % interval where there are several, and a
-        point per seed. A model without a score (NaN) has no bar.
+        Three panels: mean over seeds, the 95 % interval where there are several, and a
+        point per seed. A model without a score (NaN) gets a dash.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def plot_final_metrics(
     for axes, column, title, label in (
         (variance, "explained_variance", "Explained variance", "share (longer is better)"),
         (error, "mse", "Squared error", "per token (shorter is better)"),
-        (divergence, "kl", "KL divergence", "nats (shorter is better)"),
+        (divergence, "kl", "KL divergence", "nats (further left is better)"),
     ):
         _bars(axes, scores, names, column)
         axes.set_title(title)
@@ -149,7 +149,10 @@ def _bars(axes: Axes, scores: pd.DataFrame, names: list[str], column: str) -> No
             continue
         interval = mean_interval(values.tolist())
         hue = PALETTE[HUES[row]] if row < 2 else "#b9b9b9"
-        axes.barh(row, interval.mean, color=hue, height=0.62, alpha=0.85)
+        if column == "kl":  # on a logarithmic axis a bar has no length
+            axes.plot(interval.mean, row, "D", color=hue, markersize=7)
+        else:
+            axes.barh(row, interval.mean, color=hue, height=0.62, alpha=0.85)
         axes.plot(values, np.full(len(values), row), ".", color="#222222", markersize=3.5)
         if np.isfinite(interval.low):
             axes.plot([interval.low, interval.high], [row, row], color="#222222", linewidth=1)
@@ -166,6 +169,8 @@ def _log_divergence(axes: Axes, values: np.ndarray, anchors: Mapping[str, float]
     if shown:
         axes.set_xscale("log")
         axes.set_xlim(0.5 * min(shown), 2.0 * max(shown))
+        wide = max(shown) > 30 * min(shown)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
     for name, value in anchors.items():
@@ -214,19 +219,19 @@ def plot_pareto(
     """
     require_columns(points, ["model", "l0", cost], "points")
     figure, (axes,) = panels(1, 1, width=PAGE_WIDTH * 0.72, height=3.0)
-    by = ["model", "setting"] if "setting" in points else ["model", "l0"]
-    means = points.groupby(by, sort=False)[["l0", cost]].mean().reset_index(by[1:], drop=True)
-    on_front = pareto_front(torch.tensor(means.to_numpy(dtype=float))).numpy()
-    front = means[on_front]
+    settings = points["setting"] if "setting" in points else points["l0"]
+    by = points.assign(at=settings).groupby(["model", "at"])[["l0", cost]]
+    means = pd.DataFrame(by.mean())
+    front = means.loc[pareto_front(torch.tensor(means.to_numpy(dtype=float))).numpy()]
     for hue, marker, name in zip(HUES, MARKERS, dict.fromkeys(points["model"])):
         own = points[points["model"] == name]
-        line = means.loc[[name]].sort_values("l0")
+        line = means.loc[[name]].sort_values(by="l0")
         axes.plot(line["l0"], line[cost], "-", color=PALETTE[hue], linewidth=1.1)
         axes.plot(own["l0"], own[cost], marker, color=PALETTE[hue], markersize=4, label=name)
     axes.plot(front["l0"], front[cost], "o", mfc="none", mec="#222222", markersize=8,
               label="not beaten in both", zorder=3)  # fmt: skip
     axes.set_xscale("log")
-    ticks = sorted({round(value, 1) for value in points.get("setting", points["l0"])})
+    ticks = sorted({round(float(value), 1) for value in settings})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     values = points[cost].to_numpy(dtype=float)

@@ -5,6 +5,7 @@ is first asked for.
 """
 
 from saebook.data.store.batches import Batch, Batches, BatchStream
+from saebook.data.store.growing import GrowingStore
 from saebook.data.store.layout import SCHEMA_VERSION, SPLITS
 from saebook.data.store.partitions import PartitionedWriter
 from saebook.data.store.resident import ResidentRows, RowSource
@@ -12,6 +13,7 @@ from saebook.data.store.splits import assign_splits, split_fractions
 from saebook.data.store.store import ExampleStore
 from saebook.data.store.stored import StoredExamples
 from saebook.data.store.streaming import StreamedBatches
+from saebook.data.store.unfinished import settle, unfinished_folder
 from saebook.data.store.windowing import windows
 from saebook.data.store.writer import StoreWriter
 
@@ -22,6 +24,7 @@ __all__ = [
     "BatchStream",
     "Batches",
     "ExampleStore",
+    "GrowingStore",
     "PartitionedWriter",
     "ResidentRows",
     "RowSource",
@@ -29,6 +32,8 @@ __all__ = [
     "StoredExamples",
     "StreamedBatches",
     "assign_splits",
+    "settle",
     "split_fractions",
+    "unfinished_folder",
     "windows",
 ]

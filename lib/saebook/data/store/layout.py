@@ -139,7 +139,7 @@ def is_store(folder: Path) -> bool:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read and check manifest.json, or say what stands at `folder` instead of a store."""
     if not folder.exists():
-        unfinished = list(folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"))
+        unfinished = list(folder.parent.glob(f"{glob.escape(folder.name)}.partial*"))
         seen = (
             f"; {unfinished[0].name} beside it is unfinished (its writer still runs or was killed)"
             if unfinished
