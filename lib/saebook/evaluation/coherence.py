@@ -100,7 +100,7 @@ def context_coherence(
             n_drawn = min(len(at), ROWS_PER_CONTEXT * n_contexts)
             drawn = test[rng.integers(0, len(test), n_drawn)]
             random.append(_apart(drawn, rows.documents, n_contexts))
-    found = coherence([*own, *random], rows, train, window)
+    found = mean_cosines([*own, *random], rows, train, window)
     coherent, null = found[: len(own)], found[len(own) :]
     sizes = np.array([len(group) for group in own])
     spread = _spread_by_size(null, np.array([len(group) for group in random]))
@@ -118,7 +118,7 @@ def context_coherence(
     )
 
 
-def coherence(
+def mean_cosines(
     groups: list[np.ndarray], rows: TokenRows, train: np.ndarray, window: int
 ) -> np.ndarray:
     """Mean cosine between the bags of words around the rows of each group, [n_groups].
