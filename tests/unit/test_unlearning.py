@@ -179,7 +179,7 @@ def test_a_sweep_asks_for_each_clamp_once_and_pairs_it_rightly():
     )
     assert len(set(asked)) == len(asked)
     chosen = table[table["arm"] == "chosen"]
-    for row in chosen.to_dict("records"):
+    for _, row in chosen.iterrows():
         ranked = found.ranked(row["max_retain"])[: row["n_latents"]]
         assert row["n_clamped"] == len(ranked) and row["forget"] == ranked.sum()
         assert row["retain"] == pytest.approx(2.0 * row["multiplier"] * len(ranked))
@@ -197,7 +197,7 @@ def test_a_threshold_that_no_latent_passes_clamps_none():
         lambda clamps: [{"forget": 1.0 * len(c.latents), "retain": 0.0} for c in clamps],
         max_retain=(0.0,),
     )
-    assert (table["n_clamped"] == 0).all() and (table["forget"] == 0).all()
+    assert not table[["n_clamped", "forget"]].to_numpy().any()
 
 
 def test_damages_that_do_not_fit_their_clamps_are_refused():
@@ -264,9 +264,10 @@ def test_a_sweep_over_a_planted_latent_beats_random_ones():
     table = unlearning_sweep(
         found, damage, n_latents=(1,), multipliers=(0.0, 2.0), max_retain=(0.02,)
     )
-    score = unlearning_score(table, max_retain_damage=0.05).set_index(["arm", "seed"])["forget"]
-    assert score["chosen", -1] == 1.0
-    assert score["random"].max() < 0.05
+    score = unlearning_score(table, max_retain_damage=0.05)
+    forgotten = dict(zip(zip(score["arm"], score["seed"]), score["forget"]))
+    assert forgotten.pop(("chosen", -1)) == 1.0
+    assert len(forgotten) == 3 and max(forgotten.values()) < 0.05
 
 
 def test_a_new_reader_still_finds_what_a_negative_clamp_marks():
@@ -351,7 +352,7 @@ def test_ridge_is_scikit_learns_with_the_same_folds():
     known = RidgeCV(alphas=ALPHAS, cv=KFold(N_FOLDS), scoring="neg_mean_squared_error").fit(x, y)
     assert ALPHAS[0] < known.alpha_ < ALPHAS[-1]
     weights, offset = ridge(x, y)
-    np.testing.assert_allclose(weights, known.coef_.T, atol=1e-9)
+    np.testing.assert_allclose(weights, np.asarray(known.coef_).T, atol=1e-9)
     np.testing.assert_allclose(offset, known.intercept_, atol=1e-9)
 
 

@@ -152,7 +152,7 @@ def mean_cosines(
 
 def _bags(
     centres: np.ndarray, rows: TokenRows, ids: np.ndarray, weight: np.ndarray, window: int
-) -> sparse.csr_array:
+) -> Any:
     """Weighted words around each row, of norm 1, [n_centres, n_words]."""
     offsets = np.r_[-window:0, 1 : window + 1]
     at = centres[:, None] + offsets  # [n_centres, 2 · window]
@@ -165,7 +165,7 @@ def _bags(
     # Each word counts once per context.
     distinct = np.unique(context.astype(np.int64) * len(weight) + word)
     context, word = distinct // len(weight), distinct % len(weight)
-    bags = sparse.csr_array(
+    bags: Any = sparse.csr_array(
         (weight[word], (context, word)), shape=(len(centres), len(weight)), dtype=np.float64
     )
     norms = np.sqrt(np.asarray(bags.power(2).sum(axis=1)).ravel())

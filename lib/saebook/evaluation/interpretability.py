@@ -138,7 +138,7 @@ def nearest_directions(directions: Tensor, *, chunk: int = 2048) -> tuple[Tensor
     return torch.cat(neighbours), torch.cat(cosines)
 
 
-def latents_of(sae: Any, x: Tensor, *, batch_size: int = 4096) -> sparse.csr_array:
+def latents_of(sae: Any, x: Tensor, *, batch_size: int = 4096) -> Any:
     """Latents of activations x [n, d_in] as a sparse matrix [n, d_sae]."""
     with scoring(sae):
         blocks = [
@@ -234,7 +234,7 @@ def interpretability_table(
 
 
 def _summary(table: pd.DataFrame) -> pd.Series:
-    scored = table[table["token_auc"].notna()]
+    scored = table.loc[table["token_auc"].notna()]
     medians = ("token_auc", "ngram_auc", "token_r2", "ngram_r2", "coherence")
     medians += ("coherence_random", "coherence_z", "neighbour_cosine")
     row: dict[str, Any] = {"d_sae": len(table), "scored": len(scored)}

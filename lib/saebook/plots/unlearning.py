@@ -55,14 +55,14 @@ def plot_unlearning(
     """
     require_columns(table, ["sae", "arm", "seed", "n_clamped", "forget", "retain"], "unlearning")
     figure, (axes,) = panels(width=PAGE_WIDTH * 0.72, height=3.1)
-    table = table[table["n_clamped"] > 0]
+    table = table.loc[table["n_clamped"] > 0]
     labelled = False
     for _, of_sae in table.groupby("sae", sort=False):
-        for _, draw in of_sae[of_sae["arm"] == "random"].groupby("seed"):
+        for _, draw in of_sae.loc[of_sae["arm"] == "random"].groupby("seed"):
             _front(axes, draw, GREY, "" if labelled else "random latents", dashed=True)
             labelled = True
     for color, (name, of_sae) in zip(_colors(), table.groupby("sae", sort=False)):
-        chosen = of_sae[of_sae["arm"] == "chosen"]
+        chosen = of_sae.loc[of_sae["arm"] == "chosen"]
         axes.plot(
             chosen["retain"], chosen["forget"], ".", color=color, alpha=0.35, markersize=5, zorder=2
         )
