@@ -38,8 +38,8 @@ def plot_unlearning(
     Returns
     -------
     Figure
-        Left up is better. Settings that clamp no latent are not drawn; random latents' fronts
-        are grey, one per draw.
+    Up on the left is better. Settings that clamp no latent are not drawn; random latents'
+        fronts are grey, one per draw, and may leave the axes, which the chosen ones set.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def plot_unlearning(
             chosen["retain"], chosen["forget"], ".", color=color, alpha=0.35, markersize=5, zorder=2
         )
         _front(axes, chosen, color, str(name))
-    axes.axline((0, 0), slope=1, color=GREY, linewidth=0.6, zorder=1)
-    _fit_axes(axes, table)
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=0.6, zorder=1, label="equal damage")
+    _fit_axes(axes, table.loc[table["arm"] == "chosen"])
     if max_retain_damage is not None:
         vertical_line(axes, max_retain_damage, "limit")
     axes.set_xlabel(f"kept: {damage}")
@@ -96,7 +96,7 @@ def _front(
 
 
 def _fit_axes(axes: Axes, table: pd.DataFrame) -> None:
-    """Show what matters: damage to what is kept beyond all that is forgotten adds nothing."""
+    """Show the settings; damage to what is kept far beyond all that is forgotten adds nothing."""
     forget = float(np.nanmax([0.0, *table["forget"]])) or 1.0
     retain = float(np.nanmax([0.0, *table["retain"]])) or forget
     axes.set_xlim(-0.03 * min(retain, forget), 1.05 * min(retain, 1.2 * forget))
