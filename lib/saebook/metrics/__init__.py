@@ -8,6 +8,13 @@ from saebook.metrics.calibration import (
 )
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
 from saebook.metrics.intervals import MeanInterval, mean_interval
+from saebook.metrics.language import (
+    loss_recovered,
+    next_token_kl,
+    next_token_losses,
+    pareto_front,
+    scored_positions,
+)
 from saebook.metrics.matching import (
     MatchScores,
     cosine_similarity_matrix,
@@ -27,6 +34,7 @@ from saebook.metrics.reconstruction import (
 )
 from saebook.metrics.scorecard import CardSums, ScoreCard
 from saebook.metrics.segments import SegmentChoice, SegmentFit, choose_segments, fit_segments
+from saebook.metrics.shrinkage import ShrinkageSums, shrinkage
 from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
 from saebook.metrics.spikes import are_counts, bits_per_spike, fano_factor
 
@@ -41,6 +49,7 @@ __all__ = [
     "ScoreCard",
     "SegmentChoice",
     "SegmentFit",
+    "ShrinkageSums",
     "are_counts",
     "bits_per_spike",
     "calibration_slope",
@@ -58,12 +67,18 @@ __all__ = [
     "information_share",
     "l0",
     "l2_ratio",
+    "loss_recovered",
     "match_one_to_one",
     "match_scores",
     "mean_interval",
     "mmcs",
+    "next_token_kl",
+    "next_token_losses",
+    "pareto_front",
     "r2_per_example",
     "r2_per_unit",
     "same_group_pairs",
+    "scored_positions",
+    "shrinkage",
     "spike_ratio",
 ]
