@@ -7,6 +7,7 @@ is first asked for.
 from saebook.data.store.batches import Batch, Batches, BatchStream
 from saebook.data.store.growing import GrowingStore
 from saebook.data.store.layout import SCHEMA_VERSION, SPLITS
+from saebook.data.store.pairs import Pairs, bins_of_ms
 from saebook.data.store.partitions import PartitionedWriter
 from saebook.data.store.resident import ResidentRows, RowSource
 from saebook.data.store.splits import assign_splits, split_fractions
@@ -25,6 +26,7 @@ __all__ = [
     "Batches",
     "ExampleStore",
     "GrowingStore",
+    "Pairs",
     "PartitionedWriter",
     "ResidentRows",
     "RowSource",
@@ -32,6 +34,7 @@ __all__ = [
     "StoredExamples",
     "StreamedBatches",
     "assign_splits",
+    "bins_of_ms",
     "settle",
     "split_fractions",
     "unfinished_folder",
