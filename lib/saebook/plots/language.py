@@ -33,7 +33,7 @@ def plot_training_metrics(
         ``step``, ``fvu``, ``l1``, ``l0`` and ``temporal`` (the temporal-contrastive loss), all
         measured on the same held-out examples for every model, whether or not it trains on them.
     chance : float, optional
-        Value of the temporal loss for codes that say nothing, ln(1 + N).
+        Value of the temporal loss where all codes are alike, ln(1 + N).
 
     Returns
     -------
@@ -77,7 +77,7 @@ def plot_training_metrics(
     temporal.set_ylabel("temporal loss (nats)")
     temporal.set_title("Temporal consistency")
     if chance is not None:
-        horizontal_line(temporal, chance, "chance", above=False)
+        horizontal_line(temporal, chance, "all codes alike")
     for axes in (error, sparsity, temporal):
         axes.set_xlabel("step")
     figure.legend(loc="outside lower center", ncols=max(1, len(histories)))
