@@ -10,6 +10,10 @@ from torch import Tensor
 from saebook import losses
 from saebook.training.temporal.queue import Queue
 
+# Meetings of active latents, times the latents that each then changes, as a share of the dense
+# product's multiplications: up to there the compiled loops are faster.
+WORTHWHILE = 0.1
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -53,7 +57,39 @@ def contrast(
     temperature
         τ.
     """
+    if anchors.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        found = _few(anchors, keys, paired, group, queue, temperature)
+        if found is not None:
+            return found
     return plain(anchors, keys, paired, group, queue, temperature)
+
+
+def _few(
+    anchors: Tensor,
+    keys: Tensor,
+    paired: Tensor,
+    group: Tensor,
+    queue: Queue,
+    temperature: float,
+    most: float = WORTHWHILE,
+) -> Contrast | None:
+    """:func:`contrast` from active latents alone; None where too many are for that to pay."""
+    # numba takes half a second to import.
+    from saebook.training.temporal.sparse import ContrastActive, Rows
+
+    own, positives = Rows.of(anchors), Rows.of(keys)
+    everyone = positives.followed_by(Rows.of(queue.rows))
+    n_keys, width = len(everyone.starts) - 1, everyone.width
+    each = len(everyone.values) / max(1, int(everyone.active.sum()))
+    if own.meetings(everyone) * (1 + each) > most * len(anchors) * n_keys * width:
+        return None
+    usable = paired.numpy() & own.active & positives.active
+    groups = torch.cat([group, queue.group]).numpy()
+    term, n_negatives, n_excluded = ContrastActive.apply(  # pyright: ignore[reportGeneralTypeIssues]
+        anchors, keys, (own, positives, everyone), groups, usable, 1 / temperature
+    )
+    counted = torch.from_numpy(usable)
+    return Contrast(term, n_negatives[counted], n_excluded[counted])
 
 
 def plain(
