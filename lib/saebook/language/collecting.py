@@ -263,6 +263,7 @@ class _Collector:
                 if time.monotonic() - saved > _SAVE_EVERY_S:
                     store.save()
                     saved = time.monotonic()
+        self._at.read = batches.counts
         if progress and n_tokens is not None and store.n_rows < n_tokens:
             print(f"the text ended at {store.n_rows:,} of {n_tokens:,} positions")
 

@@ -154,6 +154,8 @@ def load_language_model(
             model = kind.from_pretrained(name, dtype=DTYPES[dtype], **where, **files, **placed)  # type: ignore[call-arg]
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise _not_loaded(name, where, error) from error
+    if gguf_file and not random_weights:
+        _forget_quantisation(model)
     if device_map is None or random_weights:
         model = model.to(_device(device))
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, name)
@@ -183,6 +185,14 @@ def random_model(kind: Any, config: Any, dtype: torch.dtype, seed: int) -> nn.Mo
         torch.manual_seed(seed)
         build = getattr(kind, "_from_config", None) or kind.from_config
         return build(config).to(dtype)
+
+
+def _forget_quantisation(model: Any) -> None:
+    """Let a dequantised model be moved and saved like any other."""
+    for holder, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    model.is_quantized = False
 
 
 def _class_of(transformers: Any, config: Any) -> Any:

@@ -270,6 +270,9 @@ class _Records(TextSource):
         self.name, self._records, self._fields = name, records, fields
 
     def texts(self, start: int) -> Iterator[str]:
+        held = len(self._records) if hasattr(self._records, "__len__") else None
+        if held is not None and start >= held:
+            return
         rest: Iterable[Any] = self._records.skip(start) if start else self._records
         for number, record in enumerate(rest, start):
             yield text_of(record, self._fields, f"record {number} of {self.name}")
@@ -380,6 +383,7 @@ def _hub_stream(name: str) -> Any:
 
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise EnvironmentProblem(
             f"text={name!r} needs datasets ({error}); install the extra: pip install 'saebook[lm]'"
@@ -391,7 +395,7 @@ def _hub_stream(name: str) -> Any:
         )
     try:
         return datasets.load_dataset(name, streaming=True, split="train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise EnvironmentProblem(
             f"the data set {name!r} could not be opened ({str(error).splitlines()[0]}); check its "
             "name, or open it yourself with datasets.load_dataset and give the stream"

@@ -14,6 +14,16 @@ from saebook.errors import ConfigError, DataError, StoreError
 from saebook.language.models import LanguageModel
 from saebook.language.texts import Document, TextSource, text_source
 
+_COUNTED = (
+    "documents",
+    "empty",
+    "shorter_than_context",
+    "cut",
+    "broken_utf8",
+    "contexts",
+    "tokens",
+)
+
 
 @dataclass
 class TokenBatch:
@@ -117,7 +127,8 @@ class Cursor:
     Attributes
     ----------
     document : int
-        Number of the document that the last context came from.
+        Number of the document that the last context came from; behind the last of all, at the
+        end of the source.
     contexts : int
         How many of its contexts were taken.
     digest : str
@@ -173,18 +184,16 @@ class TokenBatches(Iterator[TokenBatch]):
         self._bos = _start_token(tokenizer, prepend_bos)
         self._text_tokens = context - len(self._bos)
         self.cursor = start or Cursor()
-        self.counts = dict.fromkeys(
-            ("documents", "empty", "shorter_than_context", "cut", "broken_utf8", "contexts",
-             "tokens"), 0,
-        )  # fmt: skip
+        self.counts: dict[str, int] = dict.fromkeys(_COUNTED, 0)
         self.counts.update(counts or {})
+        self._n_seen = self.cursor.document
         self._contexts = self._all_contexts(self.cursor)
 
     def _all_contexts(self, start: Cursor) -> Iterator[tuple[int, int, str, list[int]]]:
         """Document, number within it, digest of its text, and tokens of every context."""
-        went_on = start != Cursor()
         for document in self._source.documents(start.document):
-            if went_on and document.number == start.document:
+            self._n_seen = document.number + 1
+            if start.contexts and document.number == start.document:
                 yield from self._rest(document, start)
                 continue
             tokens = self._encode(document)
@@ -228,7 +237,9 @@ class TokenBatches(Iterator[TokenBatch]):
             if found is None:
                 break
             taken.append(found)
+        ended = len(taken) < self._size
         if not taken:
+            self.cursor = Cursor(self._n_seen)
             raise StopIteration
         batch = TokenBatch.of(
             [[*self._bos, *tokens] for _, _, _, tokens in taken],
@@ -240,7 +251,9 @@ class TokenBatches(Iterator[TokenBatch]):
         if self._bos:
             batch.position[:, 0] = -1
             batch.special[:, 0] = True
-        self.cursor = Cursor(taken[-1][0], taken[-1][1] + 1, taken[-1][2])
+        # Empty documents behind the last context were counted, so the cursor stands behind them.
+        last = Cursor(taken[-1][0], taken[-1][1] + 1, taken[-1][2])
+        self.cursor = Cursor(self._n_seen) if ended else last
         self.counts["contexts"] += len(taken)
         self.counts["tokens"] += sum(len(tokens) for _, _, _, tokens in taken)
         return batch
@@ -311,7 +324,7 @@ def text_digest(text: str) -> str:
 
 
 def _start_token(tokenizer: Any, wanted: bool | None) -> list[int]:
-    bos = tokenizer.bos_token_id
+    bos: Any = tokenizer.bos_token_id
     if wanted is None:
         first = tokenizer("a", verbose=False)["input_ids"][:1]
         wanted = bos is not None and first == [bos]
@@ -319,4 +332,4 @@ def _start_token(tokenizer: Any, wanted: bool | None) -> list[int]:
         raise ConfigError(
             "prepend_bos=True, but the tokenizer has no start token; leave it out, or give False"
         )
-    return [bos] if wanted else []
+    return [int(bos)] if wanted else []

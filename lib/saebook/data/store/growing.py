@@ -195,7 +195,7 @@ class GrowingStore:
                 values = shards.read(x, counts=False)
                 self._put(
                     values,
-                    {name: values.to_numpy() for name, values in pd.read_parquet(index).items()},
+                    {str(k): v.to_numpy() for k, v in pd.read_parquet(index).items()},
                 )
         self._safe = self.n_rows
         remove_others(self.folder, state)
@@ -292,7 +292,8 @@ class GrowingStore:
             index.to_parquet(self.folder / index_part(number), index=False)
         self._shards.append({"file": file, "rows": n, **layout.describe_file(self.folder, file)})
         for name, rows in index["split"].value_counts(sort=False).items():
-            self._splits[str(name)] = self._splits.get(str(name), 0) + int(rows)
+            if rows:
+                self._splits[str(name)] = self._splits.get(str(name), 0) + int(rows)
         rest = self._held - n
         self._buffer[:rest] = self._buffer[n : self._held].clone()
         self._columns = {name: values[n:] for name, values in self._columns.items()}
