@@ -1,7 +1,8 @@
 """Other libraries' checkpoints: one file per library, one line here.
 
 Reading gives a model that computes what the original library computes; what can't be
-represented is refused by name. No pickle is ever executed.
+represented is refused by name. No pickle is ever executed. SAEBench has no files of its own: it
+takes models as objects, which :func:`for_sae_bench` makes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from saebook.models.formats.base import (
     complete_folder,
 )
 from saebook.models.formats.dictionary_learning import DictionaryLearning
+from saebook.models.formats.sae_bench import SAEBenchSAE, SAEBenchSettings, for_sae_bench
 from saebook.models.formats.sae_lens import SAELens
 from saebook.models.formats.sparsify import Sparsify
 from saebook.models.sae import SAE
@@ -34,7 +36,10 @@ FORMATS: dict[str, ForeignFormat] = {
 __all__ = [
     "FORMATS",
     "ForeignFormat",
+    "SAEBenchSAE",
+    "SAEBenchSettings",
     "detect_format",
+    "for_sae_bench",
     "load_foreign",
     "read_foreign",
     "save_foreign",
