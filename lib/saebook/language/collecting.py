@@ -40,6 +40,7 @@ def collect_activations(
     n_tokens: int | None = None,
     context: int = 128,
     batch_size: int = 8,
+    contexts_per_document: int | None = None,
     dtype: Literal["fp32", "bf16"] = "fp32",
     mask: MaskRule | None = None,
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
@@ -75,6 +76,8 @@ def collect_activations(
         Positions to keep; all of the text without it.
     context, batch_size : int
         Tokens per context, contexts per forward pass. Padding follows them, so rounding does too.
+    contexts_per_document : int, optional
+        Take the first few contexts of each document only: more documents in as many tokens.
     dtype : {"fp32", "bf16"}
         Stored type, and type of the weights of a model that is loaded here.
     mask : MaskRule, optional
@@ -162,6 +165,7 @@ def collect_activations(
         "n_tokens": n_tokens,
         "context": context,
         "batch_size": batch_size,
+        "contexts_per_document": contexts_per_document,
         "prepend_bos": prepend_bos,
         "mask": mask.to_dict(),
         "fractions": list(fractions),
@@ -193,7 +197,8 @@ def collect_activations(
             )
         else:
             batches = token_batches(
-                lm, source, context=context, batch_size=batch_size, prepend_bos=prepend_bos,
+                lm, source, context=context, batch_size=batch_size,
+                contexts_per_document=contexts_per_document, prepend_bos=prepend_bos,
                 start=at.cursor, counts=at.read,
             )  # fmt: skip
         collector = _Collector(lm, site, mask, splits, dtype, on_overflow, store, at)
@@ -202,7 +207,8 @@ def collect_activations(
             features=pd.DataFrame({"dimension": np.arange(budget.d_model)}),
             provenance={"counts": {**at.read, "left_out": at.left_out}},
         )
-    _tell_empty_splits(finished, fractions)
+    if progress:
+        _tell_empty_splits(finished, fractions)
     return finished
 
 

@@ -19,6 +19,7 @@ _COUNTED = (
     "empty",
     "shorter_than_context",
     "cut",
+    "shortened",
     "broken_utf8",
     "contexts",
     "tokens",
@@ -149,7 +150,8 @@ class TokenBatches(Iterator[TokenBatch]):
         Behind the last batch that was given out; ``start`` of an iterator that goes on.
     counts : dict of str to int
         Since the beginning of the source: documents, empty ones, ones shorter than a context,
-        ones cut into several, ones with broken UTF-8, contexts, and tokens.
+        ones cut into several, ones of which the end was left out, ones with broken UTF-8,
+        contexts, and tokens.
     """
 
     def __init__(
@@ -158,11 +160,15 @@ class TokenBatches(Iterator[TokenBatch]):
         source: TextSource,
         context: int,
         batch_size: int,
+        contexts_per_document: int | None,
         prepend_bos: bool | None,
         start: Cursor | None,
         counts: dict[str, int] | None,
     ) -> None:
-        for name, value, least in (("context", context, 2), ("batch_size", batch_size, 1)):
+        most = contexts_per_document
+        sizes = [("context", context, 2), ("batch_size", batch_size, 1)]
+        sizes += [] if most is None else [("contexts_per_document", most, 1)]
+        for name, value, least in sizes:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name}={value!r}: give a whole number, at least {least}")
         tokenizer = lm.tokenizer
@@ -183,6 +189,7 @@ class TokenBatches(Iterator[TokenBatch]):
         self._pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t), 0)
         self._bos = _start_token(tokenizer, prepend_bos)
         self._text_tokens = context - len(self._bos)
+        self._most_tokens = None if most is None else most * self._text_tokens
         self.cursor = start or Cursor()
         self.counts: dict[str, int] = dict.fromkeys(_COUNTED, 0)
         self.counts.update(counts or {})
@@ -210,7 +217,7 @@ class TokenBatches(Iterator[TokenBatch]):
                 f"document {document.number} of {self._source.name} is another text than when the "
                 "collection was begun; restore the source, or begin anew in another folder"
             )
-        tokens = self._ids(document.text)
+        tokens = self._ids(document.text)[: self._most_tokens]
         for number, at in enumerate(range(0, len(tokens), self._text_tokens)):
             if number >= start.contexts:
                 yield document.number, number, digest, tokens[at : at + self._text_tokens]
@@ -228,7 +235,8 @@ class TokenBatches(Iterator[TokenBatch]):
         counts["empty"] += not tokens
         counts["shorter_than_context"] += 0 < len(tokens) < self._text_tokens
         counts["cut"] += len(tokens) > self._text_tokens
-        return tokens
+        counts["shortened"] += len(tokens[: self._most_tokens]) < len(tokens)
+        return tokens[: self._most_tokens]
 
     def __next__(self) -> TokenBatch:
         taken: list[tuple[int, int, str, list[int]]] = []
@@ -265,6 +273,7 @@ def token_batches(
     *,
     context: int = 128,
     batch_size: int = 8,
+    contexts_per_document: int | None = None,
     prepend_bos: bool | None = None,
     start: Cursor | None = None,
     counts: dict[str, int] | None = None,
@@ -285,6 +294,8 @@ def token_batches(
         Tokens per context, a start token included.
     batch_size : int
         Contexts per batch.
+    contexts_per_document : int, optional
+        Take the first few contexts of each document only: more documents in as many tokens.
     prepend_bos : bool, optional
         Begin every context with the start token; by default where the tokenizer does so itself.
     start : Cursor, optional
@@ -315,7 +326,9 @@ def token_batches(
     ([0, 2, 2], [0, 0, 8])
     """
     source = text_source(texts)
-    return TokenBatches(lm, source, context, batch_size, prepend_bos, start, counts)
+    return TokenBatches(
+        lm, source, context, batch_size, contexts_per_document, prepend_bos, start, counts
+    )
 
 
 def text_digest(text: str) -> str:

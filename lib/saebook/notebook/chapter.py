@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebook.errors import DataError, EnvironmentProblem, ParameterError, RecordingError
+from saebook.notebook.activations import collected_activations
 from saebook.notebook.parameters import check_values
 from saebook.notebook.project import project_root, relative, runs_folder, write_text
 from saebook.notebook.simulated import DEFAULT_TRIALS, DEFAULT_UNITS, simulated_recording
@@ -18,6 +19,9 @@ from saebook.notebook.simulated import DEFAULT_TRIALS, DEFAULT_UNITS, simulated_
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from saebook.data import ExampleStore
+    from saebook.language import LanguageModel
 
 _IPYTHON_NAMES = {"In", "Out", "exit", "quit", "get_ipython", "open", "display"}
 METRICS_FILE = "metrics.json"
@@ -240,6 +244,17 @@ class Chapter:
     ) -> Path:
         """NWB file of a simulated session, made when it isn't there yet."""
         return simulated_recording(n_units, n_trials, seed, kind)
+
+    def activations(
+        self, model: LanguageModel | str, *, layer: int, **settings: Any
+    ) -> ExampleStore:
+        """Store of a model's activations, collected when it isn't there yet, on our device.
+
+        See :func:`saebook.notebook.collected_activations`.
+        """
+        if isinstance(model, str):
+            settings.setdefault("device", self.device)
+        return collected_activations(model, layer=layer, **settings)
 
     def save_figure(self, figure: Figure, name: str) -> Path:
         """Save a figure as ``figures/<name>.png`` (200 dpi) and ``.pdf``; it stays open.

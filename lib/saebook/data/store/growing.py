@@ -32,6 +32,7 @@ from saebook.data.store.unfinished import (
     PROGRESS,
     check_same,
     index_part,
+    index_rows,
     lock,
     read_state,
     remove_others,
@@ -285,7 +286,8 @@ class GrowingStore:
         number = len(self._shards)
         file = f"shard-{number:05d}.safetensors"
         first = sum(entry["rows"] for entry in self._shards)
-        index = self._index(n, first, number)
+        held = {name: values[:n] for name, values in self._columns.items()}
+        index = index_rows(held, self.session, first, number)
         with room_for(self.folder, file, self._safe):
             shards.write(self.folder / f"{file}.tmp", [self._buffer[:n]])
             os.replace(self.folder / f"{file}.tmp", self.folder / file)
@@ -298,25 +300,6 @@ class GrowingStore:
         self._buffer[:rest] = self._buffer[n : self._held].clone()
         self._columns = {name: values[n:] for name, values in self._columns.items()}
         self._held = rest
-
-    def _index(self, n: int, first: int, number: int) -> pd.DataFrame:
-        """Rows of the index for the first `n` held rows, as `StoreWriter` orders its columns."""
-        held = {name: values[:n] for name, values in self._columns.items()}
-        frame: dict[str, Any] = {
-            "row": np.arange(first, first + n, dtype=np.int64),
-            "session": pd.Categorical.from_codes(
-                np.zeros(n, np.int8), categories=pd.Index([self.session], dtype="str")
-            ),
-            "segment": held.pop("segment"),
-            "trial": held.pop("trial"),
-            "time": np.full(n, np.nan),
-            "split": pd.Categorical.from_codes(
-                held.pop("split"), categories=pd.Index(layout.SPLITS, dtype="str")
-            ),
-            "shard": np.full(n, number, np.int32),
-            "shard_row": np.arange(n, dtype=np.int32),
-        }
-        return pd.DataFrame(frame | held)
 
     def save(self) -> None:
         """Make everything added so far safe: the held rows too, then the state that names them."""

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from safetensors import SafetensorError
 
 from saebook.data.store import layout
@@ -28,6 +30,29 @@ def unfinished_folder(path: Path) -> Path:
 def index_part(number: int) -> str:
     """File of the rows of the index that belong to one shard."""
     return f"index-{number:05d}.parquet"
+
+
+def index_rows(
+    columns: Mapping[str, np.ndarray], session: str, first: int, shard: int
+) -> pd.DataFrame:
+    """Rows of the index of one shard, columns in the order in which `StoreWriter` has them."""
+    n = len(columns["trial"])
+    frame: dict[str, Any] = {
+        "row": np.arange(first, first + n, dtype=np.int64),
+        "session": pd.Categorical.from_codes(
+            np.zeros(n, np.int8), categories=pd.Index([session], dtype="str")
+        ),
+        "segment": columns["segment"],
+        "trial": columns["trial"],
+        "time": np.full(n, np.nan),
+        "split": pd.Categorical.from_codes(
+            columns["split"], categories=pd.Index(layout.SPLITS, dtype="str")
+        ),
+        "shard": np.full(n, shard, np.int32),
+        "shard_row": np.arange(n, dtype=np.int32),
+    }
+    own = frame.keys()
+    return pd.DataFrame(frame | {name: v for name, v in columns.items() if name not in own})
 
 
 def lock(folder: Path) -> int:
