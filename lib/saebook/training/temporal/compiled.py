@@ -50,174 +50,149 @@ def take_active(x, first, last, starts, values, columns):
 
 @_compile(fast=True)
 def contrast_anchors(
-    first, last, anchors, keys, by_latent, groups, members, usable, total, scale, out
-):
+    first, last, anchors, by_latent, wanted, groups, usable, n_apart, scale, log_sums, terms,
+    gradient,
+):  # fmt: skip
     """Compare each anchor with every key, of which most have no latent in common with it.
 
     A key without one has a product of exactly 0, so that all of them together add their number
-    to the sum, and their mean direction to the gradient.
+    to the sum of exponentials.
 
     Parameters
     ----------
     anchors
         Values, columns and starts of n rows.
-    keys
-        Those of m rows; the first n are the positives of the anchors.
     by_latent
-        Values, rows and starts of the keys' entries, sorted by latent.
+        Values, rows and starts of the entries of m keys, sorted by latent; key r is the positive
+        of anchor r.
+    wanted
+        Columns and starts of the entries of each anchor whose gradient is asked for.
     groups
         Sequence of each key, [m]; the first n are also those of the anchors.
-    members
-        Keys sorted by group, and for each anchor the range of its own: [m], [n], [n].
     usable
         Anchors that count, booleans [n].
-    total
-        Sum of all keys, [width].
+    n_apart
+        Active keys of other sequences, for each anchor, [n].
     scale
         1 / τ.
-    out
-        Written: log-sum-exp [n], the term [n], its gradient times τ [n, width], negatives that
-        counted [n], and active rows of the anchor's own sequence beside its positive [n].
+    log_sums, terms
+        Written: [n], the logarithm of the sum over the positive and the negatives, and the term.
+    gradient
+        Zeros [n, width]; written at the wanted entries, times τ.
     """
     values, columns, starts = anchors
-    k_values, k_columns, k_starts = keys
-    l_values, l_rows, l_starts = by_latent
-    order, own_first, own_last = members
-    log_sums, terms, gradient, n_negatives, n_excluded = out
+    k_values, k_rows, k_starts = by_latent
+    w_columns, w_starts = wanted
     m = len(groups)
     zero = values.dtype.type(0)
-    products = np.zeros(m, values.dtype)
+    weights = np.zeros(m, values.dtype)
     seen = np.full(m, -1, np.int32)
-    touched = np.empty(m, np.int32)
-    n_active = 0
-    for j in range(m):
-        n_active += k_starts[j + 1] > k_starts[j]
+    met = np.empty(m, np.int32)
     for r in range(first, last):
-        made = gradient[r]
+        log_sums[r], terms[r] = zero, zero
         if not usable[r]:
-            log_sums[r], terms[r] = zero, zero
-            n_negatives[r], n_excluded[r] = 0, 0
-            for i in range(len(made)):
-                made[i] = zero
             continue
-        n_touched = 0
+        n_met = 0
         for e in range(starts[r], starts[r + 1]):
             value, latent = values[e], columns[e]
-            for p in range(l_starts[latent], l_starts[latent + 1]):
-                j = l_rows[p]
+            for p in range(k_starts[latent], k_starts[latent + 1]):
+                j = k_rows[p]
                 if seen[j] != r:
                     seen[j] = r
-                    products[j] = zero
-                    touched[n_touched] = j
-                    n_touched += 1
-                products[j] += value * l_values[p]
-        own = products[r] * scale if seen[r] == r else zero
-        n_same = 0
-        for q in range(own_first[r], own_last[r]):
-            j = order[q]
-            n_same += k_starts[j + 1] > k_starts[j]
-        largest, n_met = max(own, zero), 0
-        for t in range(n_touched):
-            j = touched[t]
-            if groups[j] != groups[r]:
-                touched[n_met] = j
-                n_met += 1
-                largest = max(largest, products[j] * scale)
-        n_apart = n_active - n_same - n_met
-        weight_apart = np.exp(-largest)
-        weight_own = np.exp(own - largest)
-        summed = weight_own + n_apart * weight_apart
+                    weights[j] = zero
+                    met[n_met] = j
+                    n_met += 1
+                weights[j] += value * k_values[p]
+        own = weights[r] * scale if seen[r] == r else zero
+        largest, n_others = max(own, zero), 0
         for t in range(n_met):
-            j = touched[t]
-            weight = np.exp(products[j] * scale - largest)
-            products[j] = weight
-            summed += weight
-        log_sums[r] = largest + np.log(summed)
+            j = met[t]
+            if groups[j] == groups[r]:
+                weights[j] = zero
+            else:
+                met[n_others] = j
+                n_others += 1
+                weights[j] *= scale
+                largest = max(largest, weights[j])
+        of_own, of_apart = np.exp(own - largest), np.exp(-largest)
+        total = of_own + (n_apart[r] - n_others) * of_apart
+        for t in range(n_others):
+            j = met[t]
+            weights[j] = np.exp(weights[j] - largest)
+            total += weights[j]
+        log_sums[r] = largest + np.log(total)
         terms[r] = log_sums[r] - own
-        n_negatives[r], n_excluded[r] = n_active - n_same, n_same - 1
-        # Every key as if it had nothing in common, then what that leaves out.
-        weight_apart /= summed
-        for i in range(len(made)):
-            made[i] = weight_apart * total[i]
-        for q in range(own_first[r], own_last[r]):
-            j = order[q]
-            for e in range(k_starts[j], k_starts[j + 1]):
-                made[k_columns[e]] -= weight_apart * k_values[e]
-        for t in range(n_met):
-            j = touched[t]
-            weight = products[j] / summed - weight_apart
-            for e in range(k_starts[j], k_starts[j + 1]):
-                made[k_columns[e]] += weight * k_values[e]
-        weight = weight_own / summed - 1
-        for e in range(k_starts[r], k_starts[r + 1]):
-            made[k_columns[e]] += weight * k_values[e]
+        of_own -= total
+        if seen[r] == r:
+            weights[r] = of_own
+        for e in range(w_starts[r], w_starts[r + 1]):
+            latent = w_columns[e]
+            slope = zero
+            for p in range(k_starts[latent], k_starts[latent + 1]):
+                j = k_rows[p]
+                if seen[j] == r:
+                    slope += weights[j] * k_values[p]
+                elif j == r:
+                    slope += of_own * k_values[p]
+                elif groups[j] != groups[r]:
+                    slope += of_apart * k_values[p]
+            gradient[r, latent] = slope / total
 
 
 @_compile(fast=True)
-def contrast_keys(
-    first, last, keys, anchors, by_latent, groups, members, usable, apart, total, log_sums, scale,
-    gradient,
-):  # fmt: skip
-    """Write the gradient, times τ, that the positives of a batch get from all its anchors.
+def contrast_keys(first, last, keys, by_latent, wanted, groups, usable, scale, log_sums, gradient):
+    """Write what the positives of a batch get from all its anchors.
 
     Parameters
     ----------
-    keys, anchors
-        Values, columns and starts of n rows each.
+    keys
+        Values, columns and starts of n rows.
     by_latent
-        Values, rows and starts of the anchors' entries, sorted by latent.
-    groups, members, usable, scale
-        As for `contrast_anchors`, but all of the batch alone.
-    apart
-        Of each anchor, the weight of a key that has nothing in common with it, [n].
-    total
-        Sum of the anchors, by that weight, [width].
+        Values, rows and starts of the entries of the anchors, sorted by latent.
+    wanted
+        Columns and starts of the entries of each key whose gradient is asked for.
+    groups, usable, scale
+        As for `contrast_anchors`, of the batch alone.
     log_sums
         As `contrast_anchors` found them.
     gradient
-        Written: [n, width].
+        Zeros [n, width]; written at the wanted entries, times τ.
     """
     values, columns, starts = keys
-    a_values, a_columns, a_starts = anchors
-    l_values, l_rows, l_starts = by_latent
-    order, own_first, own_last = members
+    a_values, a_rows, a_starts = by_latent
+    w_columns, w_starts = wanted
     n = len(usable)
-    zero = values.dtype.type(0)
-    products = np.zeros(n, values.dtype)
+    zero, one = values.dtype.type(0), values.dtype.type(1)
+    weights = np.zeros(n, values.dtype)
     seen = np.full(n, -1, np.int32)
-    touched = np.empty(n, np.int32)
+    met = np.empty(n, np.int32)
     for r in range(first, last):
-        made = gradient[r]
         if starts[r + 1] == starts[r]:
-            for i in range(len(made)):
-                made[i] = zero
             continue
-        for i in range(len(made)):
-            made[i] = total[i]
-        n_touched = 0
+        n_met = 0
         for e in range(starts[r], starts[r + 1]):
             value, latent = values[e], columns[e]
-            for p in range(l_starts[latent], l_starts[latent + 1]):
-                i = l_rows[p]
+            for p in range(a_starts[latent], a_starts[latent + 1]):
+                i = a_rows[p]
                 if seen[i] != r:
                     seen[i] = r
-                    products[i] = zero
-                    touched[n_touched] = i
-                    n_touched += 1
-                products[i] += value * l_values[p]
-        for q in range(own_first[r], own_last[r]):
-            i = order[q]
-            if usable[i]:
-                for e in range(a_starts[i], a_starts[i + 1]):
-                    made[a_columns[e]] -= apart[i] * a_values[e]
-        for t in range(n_touched):
-            i = touched[t]
-            if usable[i] and groups[i] != groups[r]:
-                weight = np.exp(products[i] * scale - log_sums[i]) - apart[i]
-                for e in range(a_starts[i], a_starts[i + 1]):
-                    made[a_columns[e]] += weight * a_values[e]
-        if usable[r]:
-            own = products[r] * scale if seen[r] == r else zero
-            weight = np.exp(own - log_sums[r]) - 1
-            for e in range(a_starts[r], a_starts[r + 1]):
-                made[a_columns[e]] += weight * a_values[e]
+                    weights[i] = zero
+                    met[n_met] = i
+                    n_met += 1
+                weights[i] += value * a_values[p]
+        for t in range(n_met):
+            i = met[t]
+            counts = usable[i] and (i == r or groups[i] != groups[r])
+            weight = np.exp(weights[i] * scale - log_sums[i]) if counts else zero
+            weights[i] = weight - one if counts and i == r else weight
+        for e in range(w_starts[r], w_starts[r + 1]):
+            latent = w_columns[e]
+            slope = zero
+            for p in range(a_starts[latent], a_starts[latent + 1]):
+                i = a_rows[p]
+                if seen[i] == r:
+                    slope += weights[i] * a_values[p]
+                elif usable[i] and (i == r or groups[i] != groups[r]):
+                    weight = np.exp(-log_sums[i])
+                    slope += (weight - one if i == r else weight) * a_values[p]
+            gradient[r, latent] = slope

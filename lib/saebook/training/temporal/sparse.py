@@ -7,6 +7,7 @@ gradients are those of the plain way, of every entry, but for rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +56,24 @@ class Rows:
         spread_rows(take, len(dense), x.numel())
         return cls(values, columns, starts, dense.shape[1])
 
-    def followed_by(self, other: Rows) -> Rows:
-        """These rows, and then others."""
-        return Rows(
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.columns, other.columns]),
-            np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
-            self.width,
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows of several one after the other."""
+        counts = np.concatenate([np.diff(part.starts) for part in parts])
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.columns for part in parts]),
+            np.concatenate([[0], np.cumsum(counts)]),
+            parts[0].width,
         )
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def without_first(self, n: int) -> Rows:
+        """All rows but the first n."""
+        at = self.starts[n]
+        return Rows(self.values[at:], self.columns[at:], self.starts[n:] - at, self.width)
 
     @property
     def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,27 +93,31 @@ class Rows:
         entries_compiled.transpose(self.columns, self.starts, order, rows, starts)
         return self.values[order], rows, starts
 
-    def weighted_sum(self, weights: np.ndarray) -> np.ndarray:
-        """Sum of the rows by their weights [n], [width]."""
-        each = self.values * np.repeat(weights, np.diff(self.starts))
-        return np.bincount(self.columns, each, self.width).astype(self.values.dtype)
-
-    def meetings(self, other: Rows) -> int:
-        """How often entries of these rows and of others are of the same latent."""
-        counts = (np.bincount(rows.columns, minlength=self.width) for rows in (self, other))
-        return int(np.prod(np.stack([*counts]).astype(np.float64), axis=0).sum())
+    def meetings(self, columns: np.ndarray) -> int:
+        """How many entries of these rows are of the latents [n_entries] of others."""
+        return int(np.bincount(self.columns, minlength=self.width)[columns].sum())
 
 
-def members_of(groups: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows sorted by group, and the range of each of the first n rows' own group in that order."""
-    order = np.argsort(groups, kind="stable")
-    found = groups[order]
-    own = groups[:n]
-    return order, found.searchsorted(own, "left"), found.searchsorted(own, "right")
+Wanted = tuple[np.ndarray, np.ndarray]
+
+
+def everywhere(n: int, width: int) -> Wanted:
+    """Columns and starts of all entries of n rows."""
+    columns = np.tile(np.arange(width, dtype=np.int32), n)
+    return columns, np.arange(n + 1, dtype=np.int64) * width
+
+
+def of_own_group(groups: np.ndarray, active: np.ndarray, n: int) -> np.ndarray:
+    """How many active rows share the group of each of the first n, [n]."""
+    found, counts = np.unique(groups[active], return_counts=True)
+    place = np.minimum(np.searchsorted(found, groups[:n]), max(len(found) - 1, 0))
+    if not len(found):
+        return np.zeros(n, np.int64)
+    return np.where(found[place] == groups[:n], counts[place], 0)
 
 
 class ContrastActive(Function):
-    """The term, 0-d, and two counts [n]; its gradients are found on the way."""
+    """The term, 0-d; its gradients are found on the way."""
 
     @staticmethod
     def forward(
@@ -110,51 +125,43 @@ class ContrastActive(Function):
         anchors: Tensor,
         keys: Tensor,
         rows: tuple[Rows, Rows, Rows],
+        wanted: tuple[Wanted, Wanted],
         groups: np.ndarray,
         usable: np.ndarray,
+        n_apart: np.ndarray,
         scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Tensor:
         """Of anchors and keys [n, width], whose entries ``rows`` has, beside those of all keys."""
         own, positives, everyone = rows
         n, dtype = len(usable), own.values.dtype
-        scale = dtype.type(scale)
+        of_one = dtype.type(scale)
         log_sums, terms = np.empty((2, n), dtype)
-        towards_anchors, towards_keys = (np.empty((n, own.width), dtype) for _ in range(2))
-        n_negatives, n_excluded = np.empty((2, n), np.int64)
-        total = everyone.weighted_sum(np.ones(len(groups), dtype))
-        met, members = everyone.by_latent(), members_of(groups, n)
-        work = own.meetings(everyone) * 8
-        out = (log_sums, terms, towards_anchors, n_negatives, n_excluded)
+        towards_anchors, towards_keys = np.zeros((2, n, own.width), dtype)
+        by_latent, back = everyone.by_latent(), own.by_latent()
 
         def compare(first: int, last: int) -> None:
             compiled.contrast_anchors(
-                first, last, own.parts, everyone.parts, met, groups, members, usable, total, scale,
-                out,
+                first, last, own.parts, by_latent, wanted[0], groups, usable, n_apart, of_one,
+                log_sums, terms, towards_anchors,
             )  # fmt: skip
-
-        spread_rows(compare, n, work)
-        apart = np.where(usable, np.exp(-log_sums), 0).astype(dtype)
-        summed, met_back = own.weighted_sum(apart), own.by_latent()
-        in_batch, theirs = groups[:n], members_of(groups[:n], n)
 
         def answer(first: int, last: int) -> None:
             compiled.contrast_keys(
-                first, last, positives.parts, own.parts, met_back, in_batch, theirs, usable, apart,
-                summed, log_sums, scale, towards_keys,
+                first, last, positives.parts, back, wanted[1], groups[:n], usable, of_one,
+                log_sums, towards_keys,
             )  # fmt: skip
 
-        spread_rows(answer, n, own.meetings(positives) * 8)
+        spread_rows(compare, n, 8 * everyone.meetings(own.columns))
+        spread_rows(answer, n, 8 * own.meetings(positives.columns))
         ctx.save_for_backward(torch.from_numpy(towards_anchors), torch.from_numpy(towards_keys))
         counted = max(1, int(usable.sum()))
-        ctx.factor = float(scale) / counted  # every anchor has one weight in their mean
-        term = torch.from_numpy(terms).sum() / counted
-        found = (torch.from_numpy(n_negatives), torch.from_numpy(n_excluded))
-        ctx.mark_non_differentiable(*found)
-        return (term, *found)
+        ctx.factor = scale / counted  # every anchor has one weight in their mean
+        return torch.from_numpy(terms).sum() / counted
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of anchors and keys."""
         towards_anchors, towards_keys = ctx.saved_tensors
         factor = gradients[0] * ctx.factor
-        return towards_anchors * factor, towards_keys * factor, None, None, None, None
+        nothing = (None,) * 6
+        return towards_anchors * factor, towards_keys * factor, *nothing
