@@ -306,7 +306,7 @@ def unlearning_run(model, sae: SAE, wrapped) -> Difference:
 
 def main() -> int:
     """Run everything; 0 where all that should agree does."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="SAEBench's evaluations on our SAEs")
     parser.add_argument("--out", type=Path, required=True, help="folder for sae_bench.json")
     out = parser.parse_args().out
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """Judging SAEs: score cards, the controls they stand against, recovery of planted truth."""
 
+from saebook.evaluation.coherence import context_coherence
 from saebook.evaluation.controls import (
     PCAControl,
     ShuffleControl,
@@ -10,6 +11,12 @@ from saebook.evaluation.controls import (
     shuffle_units,
 )
 from saebook.evaluation.fields import FieldRecovery, recover_fields
+from saebook.evaluation.interpretability import (
+    interpretability_table,
+    latent_interpretability,
+    latents_of,
+    nearest_directions,
+)
 from saebook.evaluation.language_card import (
     LanguageCard,
     SplicedLosses,
@@ -23,6 +30,7 @@ from saebook.evaluation.random_dictionary import (
     RandomDictionaryControl,
     random_dictionary_control,
 )
+from saebook.evaluation.readers import Reader
 from saebook.evaluation.recovery import (
     ActivityRecovery,
     Recovery,
@@ -31,6 +39,7 @@ from saebook.evaluation.recovery import (
     recover_features,
 )
 from saebook.evaluation.scorecard import evaluate
+from saebook.evaluation.token_prediction import TokenRows, auc_at_chance, token_predictions
 from saebook.evaluation.tuning import (
     TuningScore,
     score_tuning,
@@ -38,30 +47,70 @@ from saebook.evaluation.tuning import (
     tuning_r2,
     tuning_table,
 )
+from saebook.evaluation.unlearning import (
+    Clamp,
+    LatentEvidence,
+    edited,
+    evidence_from_rows,
+    rank_to_forget,
+    sizes,
+)
+from saebook.evaluation.unlearning_decoding import (
+    decoding_damage,
+    decoding_scores,
+    evidence_from_tuning,
+)
+from saebook.evaluation.unlearning_language import evidence_from_texts, loss_damage
+from saebook.evaluation.unlearning_sweep import (
+    damage_front,
+    matched_random,
+    unlearning_score,
+    unlearning_sweep,
+)
 from saebook.evaluation.variables import Variable, candidate_variables
 from saebook.metrics import ScoreCard
 
 __all__ = [
     "ActivityRecovery",
+    "Clamp",
     "FieldRecovery",
     "LanguageCard",
+    "LatentEvidence",
     "PCAControl",
     "RandomDictionary",
     "RandomDictionaryControl",
+    "Reader",
     "Recovery",
     "ScoreCard",
     "ShuffleControl",
     "SplicedLosses",
     "TaskCard",
+    "TokenRows",
     "TuningScore",
     "Variable",
+    "auc_at_chance",
     "candidate_variables",
+    "context_coherence",
     "control_table",
+    "damage_front",
     "decoder_directions",
+    "decoding_damage",
+    "decoding_scores",
+    "edited",
     "evaluate",
+    "evidence_from_rows",
+    "evidence_from_texts",
+    "evidence_from_tuning",
+    "interpretability_table",
     "language_table",
+    "latent_interpretability",
+    "latents_of",
+    "loss_damage",
+    "matched_random",
+    "nearest_directions",
     "pca_control",
     "random_dictionary_control",
+    "rank_to_forget",
     "raw_unit_control",
     "recover_activity",
     "recover_features",
@@ -71,8 +120,12 @@ __all__ = [
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
+    "sizes",
+    "token_predictions",
     "top_examples",
     "tuning_curves",
     "tuning_r2",
     "tuning_table",
+    "unlearning_score",
+    "unlearning_sweep",
 ]

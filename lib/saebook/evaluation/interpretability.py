@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from saebook.errors import ConfigError, DataError
-from saebook.evaluation.context_coherence import context_coherence
+from saebook.evaluation.coherence import context_coherence
 from saebook.evaluation.random_dictionary import RandomDictionary
 from saebook.evaluation.scorecard import reconstruct, scoring
 from saebook.evaluation.token_prediction import TokenRows, token_predictions
@@ -26,7 +26,7 @@ RANDOM = "random dictionary"
 FIT_ROWS = 16384
 
 
-def interpretability(
+def latent_interpretability(
     latents: Any,
     rows: TokenRows,
     train: Any,
@@ -82,7 +82,7 @@ def interpretability(
     >>> tokens, documents = rng.integers(0, 20, 4000), np.repeat(np.arange(40), 100)
     >>> rows = TokenRows.of(tokens, documents)
     >>> latents = np.stack([tokens == 3, rng.random(4000) < 0.05], axis=1) * 1.0
-    >>> found = interpretability(latents, rows, documents < 30, documents >= 30)
+    >>> found = latent_interpretability(latents, rows, documents < 30, documents >= 30)
     >>> on_a_token, at_random = found["token_auc"]
     >>> on_a_token == 1.0 and abs(at_random - 0.5) < 0.15
     True
@@ -138,7 +138,7 @@ def nearest_directions(directions: Tensor, *, chunk: int = 2048) -> tuple[Tensor
     return torch.cat(neighbours), torch.cat(cosines)
 
 
-def latents_of(sae: Any, x: Tensor, *, batch_size: int = 4096) -> sparse.csr_array:
+def latents_of(sae: Any, x: Tensor, *, batch_size: int = 4096) -> Any:
     """Latents of activations x [n, d_in] as a sparse matrix [n, d_sae]."""
     with scoring(sae):
         blocks = [
@@ -176,7 +176,7 @@ def interpretability_table(
         Random dictionaries as wide and as sparse as the first SAE, fitted on training rows; none
         where empty.
     **settings
-        Of :func:`interpretability`.
+        Of :func:`latent_interpretability`.
 
     Returns
     -------
@@ -226,13 +226,15 @@ def interpretability_table(
             raise DataError(f"{name}: {len(activations)} activations for {len(rows)} tokens")
         found = latents_of(sae, activations)
         directions = sae.directions if hasattr(sae, "directions") else sae.W_dec
-        tables[name] = interpretability(found, rows, train, test, directions=directions, **settings)
+        tables[name] = latent_interpretability(
+            found, rows, train, test, directions=directions, **settings
+        )
     latents = pd.concat(tables, names=["sae", "latent"])
     return pd.DataFrame({n: _summary(t) for n, t in tables.items()}).T.infer_objects(), latents
 
 
 def _summary(table: pd.DataFrame) -> pd.Series:
-    scored = table[table["token_auc"].notna()]
+    scored = table.loc[table["token_auc"].notna()]
     medians = ("token_auc", "ngram_auc", "token_r2", "ngram_r2", "coherence")
     medians += ("coherence_random", "coherence_z", "neighbour_cosine")
     row: dict[str, Any] = {"d_sae": len(table), "scored": len(scored)}

@@ -83,7 +83,7 @@ class TokenRows:
         return found
 
 
-def as_sparse(latents: Any) -> sparse.csr_array:
+def as_sparse(latents: Any) -> Any:
     """Latents [n, d_sae], a matrix of any kind, as a sparse one of what is active: above 0.
 
     Raises
@@ -93,7 +93,7 @@ def as_sparse(latents: Any) -> sparse.csr_array:
     """
     if hasattr(latents, "detach"):
         latents = latents.detach().cpu().numpy()
-    matrix = sparse.csr_array(latents)
+    matrix: Any = sparse.csr_array(latents)
     if matrix.ndim != 2 or not np.isfinite(matrix.data).all():
         raise DataError(f"latents of shape {matrix.shape}: give finite numbers [n, d_sae]")
     # What is given stays as it is.
@@ -262,7 +262,7 @@ def parts(rows: TokenRows, train: Any, test: Any) -> tuple[np.ndarray, np.ndarra
         if not len(indices) or (part.dtype == bool and len(part) != len(rows)):
             raise SelectionError(f"{name}: {len(indices)} rows of {len(rows)}; give some")
         found.append(indices)
-    shared = np.intersect1d(*(rows.documents[part] for part in found))
+    shared = np.intersect1d(rows.documents[found[0]], rows.documents[found[1]])
     if len(shared):
         raise SelectionError(
             f"{len(shared)} documents are in both parts (first: {shared[0]}): split by document, "
@@ -291,7 +291,7 @@ class _Predictor:
         contexts: list[np.ndarray],
         train: np.ndarray,
         test: np.ndarray,
-        values: sparse.csr_array,
+        values: Any,
         smoothing: float,
     ) -> None:
         self._smoothing = smoothing
@@ -354,5 +354,5 @@ class _Predictor:
         return self._top[chunk]
 
 
-def _one_hot(at: np.ndarray, n: int) -> sparse.csr_array:
+def _one_hot(at: np.ndarray, n: int) -> Any:
     return sparse.csr_array((np.ones(len(at)), (at, np.arange(len(at)))), shape=(n, len(at)))

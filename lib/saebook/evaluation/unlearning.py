@@ -166,9 +166,17 @@ def edited(sae: Any, x: Tensor, clamp: Clamp, *, keep_error: bool = True) -> Ten
     """
     with scoring(sae):
         latents, made = reconstruct(sae, x)
-        changed = clamp(latents)
-        if changed is latents:
-            return x if keep_error else made.to(x)
+    return edited_from(sae, x, latents, made, clamp, keep_error=keep_error)
+
+
+def edited_from(
+    sae: Any, x: Tensor, latents: Tensor, made: Tensor, clamp: Clamp, *, keep_error: bool = True
+) -> Tensor:
+    """As :func:`edited`, from latents and reconstruction of x that are known already."""
+    changed = clamp(latents)
+    if changed is latents:
+        return x if keep_error else made.to(x)
+    with scoring(sae):
         context = sae.context(x.to(latents)) if hasattr(sae, "context") else ()
         edit = sae.decode(changed, context) if context else sae.decode(changed)
     return x + (edit - made).to(x) if keep_error else edit.to(x)

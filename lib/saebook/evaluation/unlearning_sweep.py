@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from saebook.errors import DataError, SelectionError
 from saebook.evaluation.unlearning import Clamp, LatentEvidence
 
 # One dictionary per clamp, with "forget" and "retain" among its keys.
-Damage = Callable[[Sequence[Clamp]], list[dict[str, float]]]
+Damage = Callable[[Sequence[Clamp]], Sequence[Mapping[str, float]]]
 SETTINGS = ("max_retain", "n_latents", "multiplier")
 # Random latents are drawn among this many of the nearest frequency.
 N_NEAREST = 8
@@ -145,7 +145,7 @@ def unlearning_sweep(
             "'forget' and 'retain' among its keys"
         )
     found = dict(zip(distinct, damages))
-    return pd.DataFrame([row | found[clamp] for row, clamp in zip(rows, clamps)])
+    return pd.DataFrame([{**row, **found[clamp]} for row, clamp in zip(rows, clamps)])
 
 
 def _arms(
@@ -178,7 +178,7 @@ def damage_front(table: pd.DataFrame) -> pd.DataFrame:
     """
     ordered = table.sort_values(["retain", "forget"], ascending=[True, False], kind="stable")
     best_before = ordered["forget"].cummax().shift(fill_value=-np.inf)
-    return ordered[ordered["forget"] > best_before]
+    return ordered.loc[ordered["forget"] > best_before]
 
 
 def unlearning_score(table: pd.DataFrame, *, max_retain_damage: float) -> pd.DataFrame:
@@ -222,10 +222,11 @@ def unlearning_score(table: pd.DataFrame, *, max_retain_damage: float) -> pd.Dat
     suffix = "_validation" if apart else ""
     best = []
     # Stacked tables may repeat their index.
-    for key, group in table.reset_index(drop=True).groupby(["sae", "arm", "seed"], sort=False):
-        allowed = group[group[f"retain{suffix}"] <= max_retain_damage]
-        allowed = allowed[allowed[f"forget{suffix}"] > 0]
-        row: dict[str, Any] = dict(zip(("sae", "arm", "seed"), key))
+    arms = table.reset_index(drop=True).groupby(["sae", "arm", "seed"], sort=False)
+    for _, group in arms:
+        within = group[f"retain{suffix}"] <= max_retain_damage
+        allowed = group.loc[within & (group[f"forget{suffix}"] > 0)]
+        row: dict[str, Any] = {c: group[c].iloc[0] for c in ("sae", "arm", "seed")}
         if len(allowed):
             found = allowed.loc[allowed[f"forget{suffix}"].idxmax()]
             row |= {c: found[c] for c in (*SETTINGS, "n_clamped", "forget", "retain")}

@@ -28,6 +28,7 @@ from saebook.plots.style import (
 )
 from saebook.plots.training import plot_training_history
 from saebook.plots.tuning import plot_decoder_weights, plot_tuning_claim
+from saebook.plots.unlearning import plot_unlearning
 
 __all__ = [
     "COLUMN_WIDTH",
@@ -51,6 +52,7 @@ __all__ = [
     "plot_training_history",
     "plot_tuning_claim",
     "plot_unit_quality",
+    "plot_unlearning",
     "styled",
     "use_style",
     "vertical_line",

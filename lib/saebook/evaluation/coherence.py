@@ -100,7 +100,7 @@ def context_coherence(
             n_drawn = min(len(at), ROWS_PER_CONTEXT * n_contexts)
             drawn = test[rng.integers(0, len(test), n_drawn)]
             random.append(_apart(drawn, rows.documents, n_contexts))
-    found = coherence([*own, *random], rows, train, window)
+    found = mean_cosines([*own, *random], rows, train, window)
     coherent, null = found[: len(own)], found[len(own) :]
     sizes = np.array([len(group) for group in own])
     spread = _spread_by_size(null, np.array([len(group) for group in random]))
@@ -118,7 +118,7 @@ def context_coherence(
     )
 
 
-def coherence(
+def mean_cosines(
     groups: list[np.ndarray], rows: TokenRows, train: np.ndarray, window: int
 ) -> np.ndarray:
     """Mean cosine between the bags of words around the rows of each group, [n_groups].
@@ -152,7 +152,7 @@ def coherence(
 
 def _bags(
     centres: np.ndarray, rows: TokenRows, ids: np.ndarray, weight: np.ndarray, window: int
-) -> sparse.csr_array:
+) -> Any:
     """Weighted words around each row, of norm 1, [n_centres, n_words]."""
     offsets = np.r_[-window:0, 1 : window + 1]
     at = centres[:, None] + offsets  # [n_centres, 2 · window]
@@ -165,7 +165,7 @@ def _bags(
     # Each word counts once per context.
     distinct = np.unique(context.astype(np.int64) * len(weight) + word)
     context, word = distinct // len(weight), distinct % len(weight)
-    bags = sparse.csr_array(
+    bags: Any = sparse.csr_array(
         (weight[word], (context, word)), shape=(len(centres), len(weight)), dtype=np.float64
     )
     norms = np.sqrt(np.asarray(bags.power(2).sum(axis=1)).ravel())
