@@ -36,8 +36,7 @@
 model: str = "small"  # "small", "smollm2", a folder, or a name on the Hugging Face hub
 layer: int = 1  # block whose output is read, from 0
 text: str = "moby_dick"  # shipped collection, or a .txt, .jsonl or .parquet file, or a data set
-n_documents: int = 136  # documents read, of which 15 % are tested on
-n_characters: int = 2000  # of each document, so that there are many
+contexts_per_document: int = 8  # the first ones of each, so that there are many documents
 n_tokens: int = 40000  # activations collected
 context: int = 64  # tokens per context
 n_scored: int = 12  # held-out documents whose beginnings the model predicts, an SAE spliced in
@@ -74,18 +73,17 @@ from saebook.data import BatchStream
 from saebook.errors import ConfigError
 from saebook.evaluation import (
     RandomDictionary,
+    TokenRows,
     evaluate,
+    interpretability_table,
     language_table,
     pca_control,
     score_language_model,
     top_examples,
 )
-from saebook.evaluation.interpretability import interpretability_table
-from saebook.evaluation.token_prediction import TokenRows
 from saebook.language import (
     MaskRule,
     Site,
-    collect_activations,
     constant,
     language_model,
     read_activations,
@@ -110,20 +108,17 @@ from saebook.training.run import settle
 # %% [markdown]
 # ## A model, a site, a mask
 #
-# The residual stream after one block. Documents are cut to their first few thousand characters, so that many of
-# them fit; whole documents are held out. One mask rule decides which positions count, here and in every number
-# below: the first position of a context, an attention sink, is neither trained on, nor replaced, nor scored.
+# The residual stream after one block, for the first contexts of each document, so that there are many; whole
+# documents are held out. One mask rule decides which positions count, here and in every number below: the first
+# position of a context, an attention sink, is neither trained on, nor replaced, nor scored. A collection is kept,
+# and opened where the same one is asked for again.
 
 # %%
 lm = language_model(model)
 site, mask = Site(layer), MaskRule()
-documents = [
-    document.text[:n_characters]
-    for document in itertools.islice(text_source(text).documents(), n_documents)
-]
-store = collect_activations(
-    lm, documents, layer=layer, out=chapter.checkpoints / "activations", n_tokens=n_tokens,
-    context=context, mask=mask, progress=False,
+store = chapter.activations(
+    lm, layer=layer, text=text, n_tokens=n_tokens, context=context,
+    contexts_per_document=contexts_per_document, mask=mask, progress=False,
 )  # fmt: skip
 rows = {split: store.tensor(split=split) for split in ("train", "validation", "test")}
 mean = rows["train"].mean(dim=0)
@@ -138,7 +133,11 @@ print(
 
 # %%
 test_documents = sorted(set(store.index.iloc[store.rows("test")]["document"]))
-beginnings = [documents[i][: 4 * context] for i in test_documents]
+texts = {
+    document.number: document.text
+    for document in itertools.islice(text_source(text).documents(), test_documents[-1] + 1)
+}
+beginnings = [texts[number][: 4 * context] for number in test_documents]
 batches = list(token_batches(lm, beginnings[:n_scored], context=context, batch_size=4))
 n_contexts = sum(len(b) for b in batches)
 print(
@@ -351,9 +350,9 @@ scores["seed"] = [s for _, s in models]
 scores["model"] = [name for name, _ in models]
 
 blank = language_model(model, random_weights=True, seed=seed)
-blank_store = collect_activations(
-    blank, documents, layer=layer, out=chapter.checkpoints / "random_model",
-    n_tokens=n_tokens // 2, context=context, mask=mask, progress=False,
+blank_store = chapter.activations(
+    blank, layer=layer, text=text, n_tokens=n_tokens // 2, context=context,
+    contexts_per_document=contexts_per_document, mask=mask, progress=False,
 )  # fmt: skip
 blank_runs = [fit(config, blank_store, train, seed=s, progress=False) for s in SEEDS]
 blank_cards = [evaluate(run.sae, blank_store, counts=False) for run in blank_runs]
@@ -726,9 +725,7 @@ class BatchNormed:
         return self.sae.decode(latents)
 
 
-four = list(
-    token_batches(lm, [documents[i] for i in test_documents[:4]], context=context, batch_size=4)
-)[:1]
+four = list(token_batches(lm, beginnings[:4], context=context, batch_size=4))[:1]
 one = [
     type(b)(**{name: value[i : i + 1] for name, value in vars(b).items() if value is not None})
     for b in four for i in range(len(b))

@@ -237,6 +237,9 @@ def plot_pareto(
     values = points[cost].to_numpy(dtype=float)
     if (values > 0).all():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     if mean_ablation is not None:
         horizontal_line(axes, mean_ablation, "mean ablation")
     axes.set_xlabel("L0 (fewer is sparser)")
