@@ -17,6 +17,14 @@ from saebook.evaluation.interpretability import (
     latents_of,
     nearest_directions,
 )
+from saebook.evaluation.language_card import (
+    LanguageCard,
+    SplicedLosses,
+    TaskCard,
+    language_table,
+)
+from saebook.evaluation.language_examples import top_examples
+from saebook.evaluation.language_scores import score_language_model, score_spliced
 from saebook.evaluation.random_dictionary import (
     RandomDictionary,
     RandomDictionaryControl,
@@ -66,6 +74,7 @@ __all__ = [
     "ActivityRecovery",
     "Clamp",
     "FieldRecovery",
+    "LanguageCard",
     "LatentEvidence",
     "PCAControl",
     "RandomDictionary",
@@ -74,6 +83,8 @@ __all__ = [
     "Recovery",
     "ScoreCard",
     "ShuffleControl",
+    "SplicedLosses",
+    "TaskCard",
     "TokenRows",
     "TuningScore",
     "Variable",
@@ -91,6 +102,7 @@ __all__ = [
     "evidence_from_texts",
     "evidence_from_tuning",
     "interpretability_table",
+    "language_table",
     "latent_interpretability",
     "latents_of",
     "loss_damage",
@@ -103,11 +115,14 @@ __all__ = [
     "recover_activity",
     "recover_features",
     "recover_fields",
+    "score_language_model",
+    "score_spliced",
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
     "sizes",
     "token_predictions",
+    "top_examples",
     "tuning_curves",
     "tuning_r2",
     "tuning_table",

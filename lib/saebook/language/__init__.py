@@ -19,21 +19,27 @@ from saebook.language.small import (
 )
 from saebook.language.small_kept import small_model, small_model_record
 from saebook.language.smollm import load_smollm2
+from saebook.language.splicing import Splice, constant, reconstructing, spliced, zeros
 from saebook.language.texts import TextSource, load_text, text_source
+from saebook.language.token_views import Excerpt, Excerpts, top_excerpts
 from saebook.language.tokens import Cursor, TokenBatch, token_batches
 
 __all__ = [
     "Cursor",
     "DiskBudget",
     "DocumentSplits",
+    "Excerpt",
+    "Excerpts",
     "LanguageModel",
     "MaskRule",
     "Site",
+    "Splice",
     "TextSource",
     "TokenBatch",
     "blocks",
     "byte_tokenizer",
     "collect_activations",
+    "constant",
     "language_model",
     "load_language_model",
     "load_smollm2",
@@ -41,11 +47,15 @@ __all__ = [
     "next_token_loss",
     "patch_batches",
     "read_activations",
+    "reconstructing",
     "small_model",
     "small_model_record",
+    "spliced",
     "text_source",
     "token_batches",
+    "top_excerpts",
     "train_small_model",
     "unfinished",
     "unigram_entropy",
+    "zeros",
 ]

@@ -33,7 +33,7 @@ def plot_training_metrics(
         ``step``, ``fvu``, ``l1``, ``l0`` and ``temporal`` (the temporal-contrastive loss), all
         measured on the same held-out examples for every model, whether or not it trains on them.
     chance : float, optional
-        Value of the temporal loss for codes that say nothing, ln(1 + N).
+        Value of the temporal loss where all codes are alike, ln(1 + N).
 
     Returns
     -------
@@ -77,7 +77,7 @@ def plot_training_metrics(
     temporal.set_ylabel("temporal loss (nats)")
     temporal.set_title("Temporal consistency")
     if chance is not None:
-        horizontal_line(temporal, chance, "chance", above=False)
+        horizontal_line(temporal, chance, "all codes alike")
     for axes in (error, sparsity, temporal):
         axes.set_xlabel("step")
     figure.legend(loc="outside lower center", ncols=max(1, len(histories)))
@@ -237,6 +237,9 @@ def plot_pareto(
     values = points[cost].to_numpy(dtype=float)
     if (values > 0).all():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     if mean_ablation is not None:
         horizontal_line(axes, mean_ablation, "mean ablation")
     axes.set_xlabel("L0 (fewer is sparser)")

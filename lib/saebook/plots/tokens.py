@@ -13,8 +13,8 @@ from saebook.language.token_views import HEAT, Excerpt, visible
 from saebook.plots.style import PAGE_WIDTH, panels, styled
 
 # Monospace characters that fit a page's width at this size.
-CHARACTERS = 92
-FONT_SIZE = 6.8
+CHARACTERS = 104
+FONT_SIZE = 7.0
 
 
 @styled
