@@ -23,6 +23,9 @@ from saebook.evaluation.recovery import (
     recover_features,
 )
 from saebook.evaluation.scorecard import evaluate
+from saebook.evaluation.temporal import Consistency, consistency, temporal_consistency
+from saebook.evaluation.temporal_clock import ClockScore, decode_clock
+from saebook.evaluation.temporal_matching import compare_at_fvu, paired_intervals, score_at_fvu
 from saebook.evaluation.tuning import (
     TuningScore,
     score_tuning,
@@ -35,6 +38,8 @@ from saebook.metrics import ScoreCard
 
 __all__ = [
     "ActivityRecovery",
+    "ClockScore",
+    "Consistency",
     "FieldRecovery",
     "PCAControl",
     "RandomDictionary",
@@ -45,18 +50,24 @@ __all__ = [
     "TuningScore",
     "Variable",
     "candidate_variables",
+    "compare_at_fvu",
+    "consistency",
     "control_table",
+    "decode_clock",
     "decoder_directions",
     "evaluate",
+    "paired_intervals",
     "pca_control",
     "random_dictionary_control",
     "raw_unit_control",
     "recover_activity",
     "recover_features",
     "recover_fields",
+    "score_at_fvu",
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
+    "temporal_consistency",
     "tuning_curves",
     "tuning_r2",
     "tuning_table",

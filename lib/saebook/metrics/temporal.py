@@ -19,8 +19,8 @@ def lagged_rows(group: Tensor, position: Tensor | None, lag: int) -> Tensor:
     Parameters
     ----------
     group : Tensor
-        [n] whole numbers: the sequence (trial, segment, document) of each row; rows of one are
-        consecutive.
+        [n] whole numbers: the sequence (trial, segment, document) of each row. A number that
+        comes up again after others begins another run: no pair reaches across.
     position : Tensor, optional
         [n] whole numbers, where a sequence may have gaps: a pair's positions differ by the lag.
     lag : int
@@ -34,7 +34,7 @@ def lagged_rows(group: Tensor, position: Tensor | None, lag: int) -> Tensor:
     Raises
     ------
     DataError
-        A sequence comes in two pieces, or positions don't rise within one.
+        Shapes disagree, a negative lag, or positions don't rise within a sequence.
 
     Examples
     --------
@@ -46,34 +46,24 @@ def lagged_rows(group: Tensor, position: Tensor | None, lag: int) -> Tensor:
     """
     if lag < 0:
         raise DataError(f"lag = {lag}: give a whole number of rows, at least 0")
-    _check_sequences(group, position)
-    n = max(len(group) - lag, 0)
-    together = group[:n] == group[lag:]
-    if position is not None:
-        together = together & (position[lag:] - position[:n] == lag)
-    return torch.nonzero(together).flatten()
-
-
-def _check_sequences(group: Tensor, position: Tensor | None) -> None:
     if group.ndim != 1 or (position is not None and position.shape != group.shape):
         shape = None if position is None else tuple(position.shape)
         raise DataError(
             f"group has shape {tuple(group.shape)}, position {shape}: give one number per row"
         )
-    runs = torch.unique_consecutive(group)
-    if len(runs) != len(torch.unique(runs)):
-        raise DataError(
-            "the rows of a sequence must be consecutive, and one comes in two pieces: order rows "
-            "by sequence and time, or number the pieces apart"
-        )
-    if position is not None and len(position) > 1:
-        back = (group[1:] == group[:-1]) & (position[1:] <= position[:-1])
+    run = torch.cat([group[:1] * 0, (group[1:] != group[:-1]).cumsum(0)])
+    n = max(len(group) - lag, 0)
+    together = run[:n] == run[lag:]
+    if position is not None:
+        back = (run[1:] == run[:-1]) & (position[1:] <= position[:-1])
         if bool(back.any()):
             row = int(torch.nonzero(back)[0]) + 1
             raise DataError(
                 f"position goes from {int(position[row - 1])} to {int(position[row])} at row {row} "
                 "of one sequence: rows must be in the order of time"
             )
+        together = together & (position[lag:] - position[:n] == lag)
+    return torch.nonzero(together).flatten()
 
 
 def autocorrelation(
@@ -154,7 +144,9 @@ def decorrelation_time(curves: Tensor, step: float = 1.0) -> Tensor:
     level = 1 / math.e
     n_lags, width = curves.shape
     if n_lags < 2:
-        return torch.full((width,), math.inf, dtype=curves.dtype).where(~curves[0].isnan(), math.nan)
+        return torch.full((width,), math.inf, dtype=curves.dtype).where(
+            ~curves[0].isnan(), math.nan
+        )
     below = curves <= level
     at = below.to(torch.int8).argmax(0).clamp_min(1)  # first lag at or below
     after, before = (curves.gather(0, (at - d)[None])[0] for d in (0, 1))

@@ -191,10 +191,7 @@ def simulate_slow_fast(
         weights, offset = gains * baseline, softplus_inverse(baseline)
         rates = softplus(features @ weights.astype(np.float32) + offset.astype(np.float32))
         x = np.stack(
-            [
-                stream.poisson(part * bin_size_s)
-                for stream, part in zip(streams, rates, strict=True)
-            ]
+            [stream.poisson(part * bin_size_s) for stream, part in zip(streams, rates, strict=True)]
         ).astype(np.float32)
         rates = rates.reshape(-1, d_in)
     return KnownSequences(
