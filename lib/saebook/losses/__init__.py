@@ -9,7 +9,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from saebook.losses.contrastive import info_nce, info_nce_at_chance, same_sequence
+from saebook.losses.contrastive import (
+    info_nce,
+    info_nce_at_chance,
+    paired_cross_entropy,
+    same_sequence,
+    smoothness,
+)
 from saebook.losses.conventions import lambda_at_width, lambda_equivalent
 from saebook.losses.dead import auxk, ghost, preactivation
 from saebook.losses.l0 import l0_quadratic, l0_step, step
@@ -38,9 +44,11 @@ __all__ = [
     "lmse",
     "mean_of_sums",
     "mse",
+    "paired_cross_entropy",
     "pkl",
     "preactivation",
     "same_sequence",
+    "smoothness",
     "step",
     "tanh",
 ]

@@ -1,4 +1,4 @@
-"""Latents that say the same at nearby times: the temporal-contrastive term."""
+"""Latents that say the same at nearby times: the temporal-contrastive term, and others like it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def info_nce(
     negatives: Tensor,
     *,
     excluded: Tensor | None = None,
+    valid: Tensor | None = None,
     temperature: float = 0.1,
 ) -> Tensor:
     """How badly each anchor tells its positive from the negatives, averaged over anchors.
@@ -29,6 +30,8 @@ def info_nce(
     excluded
         Booleans [n, m]: negatives that don't count for an anchor, such as rows of its own
         sequence (see :func:`same_sequence`). Default: none.
+    valid
+        Booleans [n]: anchors that count. Default: all.
     temperature
         τ > 0.
 
@@ -64,6 +67,8 @@ def info_nce(
     0.3133
     """
     usable = anchors.any(dim=1) & positives.any(dim=1)  # [n]
+    if valid is not None:
+        usable = usable & valid
     left_out = ~negatives.any(dim=1)[None]  # [1, m]
     if excluded is not None:
         left_out = left_out | excluded
@@ -117,3 +122,72 @@ def same_sequence(anchor_sequences: Tensor, negative_sequences: Tensor) -> Tenso
     [[False, False, False], [True, True, False]]
     """
     return anchor_sequences[:, None] == negative_sequences[None]
+
+
+def paired_cross_entropy(
+    anchors: Tensor, positives: Tensor, *, valid: Tensor | None = None
+) -> Tensor:
+    """How badly anchors find their positives in a batch, and positives their anchors.
+
+    Parameters
+    ----------
+    anchors, positives
+        Floats [n, d]: latents of examples, and of examples a little earlier or later. They are
+        taken as they are: a product grows with their lengths.
+    valid
+        Booleans [n]: pairs that count, as pairs and as negatives. Default: all.
+
+    Returns
+    -------
+    Tensor
+        A 0-d tensor: ``mean_i (log Σ_j e^{S_ij} + log Σ_j e^{S_ji}) / 2 - S_ii`` with
+        ``S_ij = a_i · p_j``. 0 where no pair counts.
+
+    References
+    ----------
+    Bhalla et al. 2025, "Temporal Sparse Autoencoders" (arXiv 2511.05541): cosines in the text,
+    raw products in the released code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = torch.eye(2)  # products 1 and 0: log(1 + 1/e)
+    >>> round(paired_cross_entropy(rows, rows).item(), 4)
+    0.3133
+    """
+    products = anchors @ positives.T  # [n, n]
+    forth, back = products, products.T
+    if valid is not None:
+        others = ~torch.eye(len(valid), dtype=torch.bool, device=valid.device)
+        # Its diagonal leaves every row something, so that those that don't count are finite.
+        left_out = others & ~valid[None]
+        forth, back = (x.masked_fill(left_out, -math.inf) for x in (forth, back))
+    else:
+        valid = torch.ones(len(anchors), dtype=torch.bool, device=anchors.device)
+    each = (forth.logsumexp(dim=1) + back.logsumexp(dim=1)) / 2 - products.diagonal()
+    return each.where(valid, 0.0).sum() / valid.sum().clamp_min(1)
+
+
+def smoothness(anchors: Tensor, positives: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """How far latents move between nearby times.
+
+    Parameters
+    ----------
+    anchors, positives, valid
+        As for :func:`paired_cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        A 0-d tensor: ``mean_i ‖a_i - p_i‖²``. 0 where no pair counts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> smoothness(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])).item()
+    5.0
+    """
+    each = (anchors - positives).square().sum(dim=1)
+    if valid is None:
+        return each.sum() / max(len(each), 1)
+    return each.where(valid, 0.0).sum() / valid.sum().clamp_min(1)

@@ -48,6 +48,14 @@ class Entries(ABC):
     def band(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
         """The entries of latents ``first`` to ``last`` alone, and their values."""
 
+    @abstractmethod
+    def rows(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
+        """The entries of examples ``first`` to ``last`` alone, and their values."""
+
+    @abstractmethod
+    def prefix(self, values: Tensor, width: int) -> Tensor:
+        """The matrix [..., width] of the first latents' values, with gradients."""
+
 
 class AllEntries(Entries):
     """Every entry of latents ``first`` to ``last``: values are plain tensors [..., n]."""
@@ -84,6 +92,14 @@ class AllEntries(Entries):
         start = self.latents.start
         return AllEntries(self.d_sae, first, last), values[..., first - start : last - start]
 
+    def rows(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
+        """A view; of the first axis."""
+        return self, values[first:last]
+
+    def prefix(self, values: Tensor, width: int) -> Tensor:
+        """A view."""
+        return values[..., :width]
+
 
 @dataclass(frozen=True)
 class Selected:
@@ -104,6 +120,13 @@ class Selected:
     pre_activations: Tensor | None
     latents: Tensor
     positive: bool = False
+
+    def of_examples(self, first: int, last: int) -> Selected:
+        """The same of examples ``first`` to ``last`` alone."""
+        entries, latents = self.entries.rows(self.latents, first, last)
+        h = self.pre_activations
+        h = None if h is None else self.entries.rows(h, first, last)[1]
+        return Selected(entries, h, latents, self.positive)
 
     def mean_latents(self) -> Tensor:
         """Mean over examples of each latent's absolute value, [d_sae], with gradients."""

@@ -37,6 +37,9 @@ class Forward:
         [..., d_target] of each nested dictionary, in scaled units, before an output function.
     level_reconstructions
         The same with the output function applied, in scaled units; the last is the whole's.
+    positives
+        What was selected for the positives of the examples, which shared their encoder call and
+        are not reconstructed; None without any.
     """
 
     x_scaled: Tensor
@@ -46,6 +49,7 @@ class Forward:
     selected: Sequence[Selected]
     level_decoded: Sequence[Tensor]
     level_reconstructions: Sequence[Tensor]
+    positives: Selected | None = None
 
     @property
     def entries(self) -> Entries:

@@ -241,18 +241,31 @@ class SAE(nn.Module):
         return self._in_units(self.config.decoding.finish(self, projected), context)
 
     def pass_through(
-        self, x: Tensor, target: Tensor | None = None, selecting: Selecting = select_among_all
+        self,
+        x: Tensor,
+        target: Tensor | None = None,
+        selecting: Selecting = select_among_all,
+        positive: Tensor | None = None,
     ) -> Forward:
         """One pass with every intermediate result, for losses and trainers.
 
         ``selecting`` encodes and selects; see :mod:`saebook.models.sparse` for one that leaves
-        out whatever is zero.
+        out whatever is zero. ``positive``, as many examples as ``x``, are encoded and selected in
+        the same call, as one batch with it, and go no further.
         """
         x = self._checked(x)
         target = self.target_of(x, target)
         context = self.context(x)
         x_scaled = self._flat(self.scaling(x), self.config.d_encoder)
-        selected = selecting(self, x_scaled)
+        positives = None
+        if positive is None:
+            selected = selecting(self, x_scaled)
+        else:
+            scaled = self.scaling(self._checked(positive))
+            both = torch.cat([x_scaled, self._flat(scaled, self.config.d_encoder)])
+            together, n = selecting(self, both), len(x)
+            selected = [part.of_examples(0, n) for part in together]
+            positives = together[-1].of_examples(n, 2 * n)
         decoded = self._decode_levels(selected)
         target_scaled = x_scaled
         if target is not x or not self._scales_alike:
@@ -266,6 +279,7 @@ class SAE(nn.Module):
             selected=selected,
             level_decoded=decoded,
             level_reconstructions=[self.with_output(level, context) for level in decoded],
+            positives=positives,
         )
 
     def with_output(self, scaled: Tensor, context: Context) -> Tensor:

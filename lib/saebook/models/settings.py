@@ -44,6 +44,9 @@ def check_types(settings: Any) -> None:
 
 
 def _is_scalar(value: Any, allowed: str) -> tuple[bool, str]:
+    if "Config" in allowed:
+        wanted = allowed.removesuffix(" | None")
+        return type(value).__name__ == wanted, f"a {wanted}"
     if "Literal" in allowed or "str" in allowed:
         return isinstance(value, str), "text"
     if "float" in allowed:

@@ -8,6 +8,7 @@ from saebook.training.fit_many import fit_many
 from saebook.training.recommending import Recommendation, recommend_config
 from saebook.training.run import Run, load_run
 from saebook.training.selecting import select_run
+from saebook.training.temporal import TemporalConfig
 from saebook.training.trainer import Trainer
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Finding",
     "Recommendation",
     "Run",
+    "TemporalConfig",
     "TrainConfig",
     "Trainer",
     "check_budget",

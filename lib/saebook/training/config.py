@@ -11,6 +11,8 @@ from saebook.models.settings import as_json, build, check_choice, check_types
 from saebook.training.engines import ENGINES
 from saebook.training.optimisers import OPTIMIZERS
 from saebook.training.schedules import SCHEDULES, SPARSITY_SCHEDULES
+from saebook.training.schedules.sparsity import sparsity_reached
+from saebook.training.temporal.config import TemporalConfig
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -143,6 +145,8 @@ class TrainConfig:
     shard_optimizer
         With several processes, spread the optimiser's moments over them, parameter by parameter:
         less memory, more to send, the same numbers. Of no effect in one process.
+    temporal
+        A term that has the first latents say the same at nearby times; ``None`` for none.
 
     Raises
     ------
@@ -197,6 +201,7 @@ class TrainConfig:
     resident_gb: float | None = None
     device: str = "auto"
     shard_optimizer: bool = False
+    temporal: TemporalConfig | None = None
 
     def __post_init__(self):
         check_types(self)
@@ -256,10 +261,23 @@ class TrainConfig:
                 "shard_optimizer=True with optimizer='muon', which is two optimisers in one: use "
                 "another one, such as 'adam', or shard_optimizer=False"
             )
+        self._check_temporal()
         kept = self.keep_checkpoints
         if any(not 0 < fraction <= 1 for fraction in kept) or list(kept) != sorted(set(kept)):
             raise ConfigError(
                 f"keep_checkpoints = {list(kept)}: give increasing fractions of the run, in (0, 1]"
+            )
+
+    def _check_temporal(self) -> None:
+        if self.temporal is None:
+            return
+        start, rises = self.temporal.start_fraction, self.temporal.ramp_fraction
+        start = sparsity_reached(self) if start is None else start
+        if start + rises >= 1:
+            raise ConfigError(
+                f"temporal begins at {start:g} of the run and rises over {rises:g}: it would not "
+                "reach its full coefficient before the run ends; set temporal.start_fraction or "
+                "temporal.ramp_fraction lower"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -269,4 +287,6 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> TrainConfig:
         """Build from a dictionary, refusing names that it does not know."""
+        if isinstance(settings.get("temporal"), dict):
+            settings = settings | {"temporal": TemporalConfig.from_dict(settings["temporal"])}
         return build(cls, settings)

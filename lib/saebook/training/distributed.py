@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from saebook.data.store import Batch
 from saebook.errors import ConfigError, TrainingError
 from saebook.models import SAE
 from saebook.training.engines import StepResult
@@ -31,6 +32,7 @@ TIMEOUT = timedelta(minutes=30)
 LARGE = 2**16
 
 Made = TypeVar("Made")
+Rows = TypeVar("Rows", Tensor, Batch)
 
 
 class Processes:
@@ -78,7 +80,7 @@ class Processes:
             Naming what differs.
         """
 
-    def share(self, batch: Tensor) -> Tensor:
+    def share(self, batch: Rows) -> Rows:
         """This process's part of a batch [n, ...]."""
         return batch
 
@@ -157,7 +159,7 @@ class ManyProcesses(Processes):
                     "all of them the same settings and the same examples, in the same order"
                 )
 
-    def share(self, batch: Tensor) -> Tensor:
+    def share(self, batch: Rows) -> Rows:
         """Consecutive examples, in the order of the processes."""
         n = len(batch) // self.size
         return batch[self.rank * n : (self.rank + 1) * n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from saebook.data.store import (
     Batches,
     BatchStream,
     ExampleStore,
+    Pairs,
     StoredExamples,
     StreamedBatches,
     windows,
@@ -25,6 +27,8 @@ from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.models import SAEConfig
 from saebook.models.fitting import refuse_negative
 from saebook.training.memory import GIGABYTE, available_memory
+from saebook.training.temporal import TemporalConfig
+from saebook.training.temporal.pairing import pairs_of
 
 FIT_ROWS = 100_000
 STREAM_GB = 2**30 / GIGABYTE
@@ -49,6 +53,8 @@ class Examples:
         Where all of them are, when they are not in memory.
     share
         Bytes for each buffer of examples on disk.
+    pairs
+        Of the training examples, where a temporal term asks for them.
     """
 
     rows: Tensor
@@ -57,6 +63,7 @@ class Examples:
     every: int = 1
     stored: StoredExamples | None = None
     share: float = 0.0
+    pairs: Pairs | None = None
 
     def __len__(self) -> int:
         return len(self.rows) if self.stored is None else len(self.stored)
@@ -76,8 +83,8 @@ class Examples:
             A shuffle buffer would be smaller than a batch.
         """
         if self.stored is None:
-            return BatchStream(self.rows, batch_size, seed=seed)
-        each = buffered_bytes(self.stored)
+            return BatchStream(self.rows, batch_size, seed=seed, pairs=self.pairs)
+        each = buffered_bytes(self.stored, self.pairs is not None)
         n = int(self.share / each)
         if n < batch_size:
             needed = SHARES * each * batch_size / GIGABYTE
@@ -87,7 +94,12 @@ class Examples:
                 f"{needed:.3g}, or take smaller batches"
             )
         return StreamedBatches(
-            self.stored, batch_size, seed=seed, buffer_examples=n, check=self._check(config)
+            self.stored,
+            batch_size,
+            seed=seed,
+            buffer_examples=n,
+            check=self._check(config),
+            pairs=self.pairs,
         )
 
     def _check(self, config: SAEConfig) -> Callable[[Tensor], None] | None:
@@ -107,6 +119,8 @@ def read_examples(
     config: SAEConfig,
     resident_gb: float | None = None,
     streamed: bool | None = None,
+    temporal: TemporalConfig | None = None,
+    groups: Any = None,
 ) -> Examples:
     """Training examples and those that judge, left on disk where they are too large for memory.
 
@@ -120,6 +134,10 @@ def read_examples(
         As in :class:`saebook.training.TrainConfig`.
     streamed
         Whether a store's examples stay on disk; decided by its size without it.
+    temporal
+        A term that asks for pairs.
+    groups
+        Integers [n_rows]: the sequence of each row of a tensor, for those pairs.
 
     Raises
     ------
@@ -133,10 +151,20 @@ def read_examples(
         streamed = isinstance(data, ExampleStore) and _too_large(data, config, resident_gb)
     if not streamed or not isinstance(data, ExampleStore):
         rows, (split, judged) = training_examples(data, validation, config)
-        return Examples(rows, split, judged)
+        pairs = (
+            None
+            if temporal is None
+            else pairs_of(data, config.seq_len, temporal, groups, len(rows))
+        )
+        return Examples(rows, split, judged, pairs=pairs)
     _refuse_beside_store(validation, config)
     share = (STREAM_GB if resident_gb is None else resident_gb) * GIGABYTE / SHARES
-    stored = StoredExamples(data, "train", config.seq_len)
+    stored = StoredExamples(data, "train", config.seq_len, within_trials=temporal is not None)
+    pairs = (
+        None
+        if temporal is None
+        else pairs_of(stored, config.seq_len, temporal, groups, len(stored))
+    )
     # Beside the rows as they are stored, what they are fitted on in float32.
     every = _step(stored, share, also=4, most=FIT_ROWS)
     rows = stored.take(torch.arange(0, len(stored), every))
@@ -150,7 +178,7 @@ def read_examples(
         apart = _step(held_out, share)
         split, judged = "validation", held_out.take(torch.arange(0, len(held_out), apart))
         _check(split, judged, config)
-    return Examples(rows, split, judged, every, stored, share)
+    return Examples(rows, split, judged, every, stored, share, pairs)
 
 
 def _too_large(store: ExampleStore, config: SAEConfig, resident_gb: float | None) -> bool:
@@ -198,14 +226,17 @@ def training_examples(
     return rows, ("train", rows)
 
 
-def as_batch(x: Tensor, config: SAEConfig) -> Batch:
+def as_batch(x: Tensor | Batch, config: SAEConfig) -> Batch:
     """A batch of examples, a transcoder's targets apart from its inputs."""
+    batch = x if isinstance(x, Batch) else Batch(x)
     if not config.is_transcoder:
-        return Batch(x)
-    target = x[..., config.d_in :]
+        return batch
+    target = batch.x[..., config.d_in :]
     if config.seq_len > 1 and config.target == "last":
         target = target[..., -1, :]
-    return Batch(x[..., : config.d_in], target=target)
+    positive = None if batch.positive is None else batch.positive[..., : config.d_in]
+    inputs = batch.x[..., : config.d_in]
+    return dataclasses.replace(batch, x=inputs, positive=positive, target=target)
 
 
 def _refuse_beside_store(validation: Any, config: SAEConfig) -> None:

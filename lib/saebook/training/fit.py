@@ -50,6 +50,7 @@ def fit(
     order_seed: int | None = None,
     validation: Tensor | np.ndarray | tuple[Tensor, Tensor] | None = None,
     probe: Probe | None = None,
+    groups: Tensor | np.ndarray | None = None,
     progress: bool = True,
 ) -> Run:
     """Train an SAE.
@@ -81,6 +82,9 @@ def fit(
         that is too large for memory, it is of evenly spaced examples.
     probe
         Called with the trainer at every log; what it returns becomes columns of the history.
+    groups
+        For ``train.temporal``, with a tensor: integers [n], the trial or document of each row, in
+        order of time. A store knows its own.
     progress
         Show a progress bar with FVU, L0 and the share of dead latents.
 
@@ -93,7 +97,7 @@ def fit(
     ------
     DataError
         The examples have the wrong width, hold NaN, can't be scaled, or are negative where the
-        settings take counts.
+        settings take counts. ``train.temporal`` finds no pairs.
     ConfigError
         ``keep_checkpoints`` without ``out``. With several processes: they differ in settings or
         data, or can't share a batch equally.
@@ -137,7 +141,9 @@ def fit(
         return was_streamed(path) if path is not None and train.resident_gb is None else None
 
     streamed = processes.first(as_before)
-    examples = read_examples(data, validation, config, train.resident_gb, streamed)
+    examples = read_examples(
+        data, validation, config, train.resident_gb, streamed, train.temporal, groups
+    )
     config = for_examples(config, examples)
     order_seed = seed if order_seed is None else order_seed
     batch_size = min(train.batch_size, len(examples))
@@ -233,7 +239,8 @@ def settings_of(
         | {"n_steps": n_steps},
         "seed": seed,
         "order_seed": order_seed,
-        "data": fingerprint(examples),
+        "data": fingerprint(examples)
+        | ({} if examples.pairs is None else {"pairs": examples.pairs.digest}),
     }
 
 

@@ -52,6 +52,7 @@ def fit_many(
     out: str | Path | None = None,
     order_seed: int = 0,
     validation: Tensor | np.ndarray | tuple[Tensor, Tensor] | None = None,
+    groups: Tensor | np.ndarray | None = None,
     progress: bool = True,
 ) -> list[Run]:
     """Train SAEs that differ in seed, learning rate, k, target L0, coefficients or prefix weights.
@@ -66,7 +67,7 @@ def fit_many(
         Of each SAE its settings, those of its training, and its seed, which is 0 where left out.
         See :data:`saebook.training.stacking.MAY_DIFFER` for the settings in which they may differ;
         those of training may in ``learning_rate``.
-    data, validation
+    data, validation, groups
         As for :func:`saebook.training.fit`.
     out
         Folder for a checkpoint of all, from which an interrupted call goes on, and for the
@@ -108,7 +109,9 @@ def fit_many(
     train = trains[0]
     path = Path(out) if out is not None else None
     streamed = was_streamed(path) if path is not None and train.resident_gb is None else None
-    examples = read_examples(data, validation, configs[0], train.resident_gb, streamed)
+    examples = read_examples(
+        data, validation, configs[0], train.resident_gb, streamed, train.temporal, groups
+    )
     configs = [for_examples(config, examples) for config in configs]
     check_alike(configs)
     stream = examples.batches(min(train.batch_size, len(examples)), order_seed, configs[0])

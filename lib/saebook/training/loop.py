@@ -72,7 +72,7 @@ class Loop:
         with tqdm(total=n_steps, initial=begun, disable=not self.progress, unit="step") as bar:
             while trainer.step_number < n_steps:
                 learning_rate = trainer.learning_rate()
-                share = trainer.processes.share(next(self.stream))
+                share = trainer.processes.share(self.stream.next_batch())
                 batch = as_batch(share, trainer.sae.config)
                 unread.append(trainer.step(batch))
                 step = trainer.step_number

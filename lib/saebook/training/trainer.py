@@ -23,6 +23,7 @@ from saebook.training.retirement import Retirement
 from saebook.training.schedules import LearningRate
 from saebook.training.sparsity import SparsityCoefficient
 from saebook.training.stacking import SAEStack, members_of, parts_of, per_model, shape_of
+from saebook.training.temporal import Temporal
 
 ROUNDING = 1e-9  # 0.3 / 0.1 is a little less than 3
 RATE_FACTOR = "rate_factor"
@@ -112,6 +113,7 @@ class Trainer(Generic[Model]):
         shards = config.shard_optimizer and self.processes.size > 1
         self.optimizer = _make_optimizer(self.members, config, self.rate_factors, shards)
         self.retirement = Retirement(sae, config)
+        self.temporal = Temporal(self.members, config, self.processes.size)
         shape = shape_of(sae)
         self._dead_after: dict[int, Tensor] = {}
         self._frozen: set[int] = set()
@@ -138,6 +140,7 @@ class Trainer(Generic[Model]):
             dict.fromkeys((objective.reconstruction, *objective.companions), 1.0)
             | dict.fromkeys(objective.sparsity, sparsity)
             | dict.fromkeys(objective.auxiliary, self._auxiliary)
+            | self.temporal.coefficients(self.fraction)
         )
 
     def dead_after_examples(self, batch_size: int) -> Tensor:
@@ -169,9 +172,10 @@ class Trainer(Generic[Model]):
         ----------
         batch
             Examples [batch, ...] in the caller's units, or a ``Batch`` holding them as ``x``
-            (and, for a transcoder, what they should become as ``target``). The first one also
-            fits the input scaling when nothing has before. With several processes, this one's
-            share, as large as the others'; what is returned is of the whole batch.
+            (and, for a transcoder, what they should become as ``target``; for a temporal term,
+            ``positive`` and ``group``). The first one also fits the input scaling when nothing has
+            before. With several processes, this one's share, as large as the others'; what is
+            returned is of the whole batch.
 
         Returns
         -------
@@ -204,7 +208,10 @@ class Trainer(Generic[Model]):
             self.processes.sharing(self.sae),
         ):
             watched = self.retirement.watches(self.fraction)
-            result = self.engine.step(x, target, coefficients, self.dead(n_examples), watched)
+            pairs = self.temporal.pairs(batch, self.fraction, self.device)
+            dead = self.dead(n_examples)
+            result = self.engine.step(x, target, coefficients, dead, watched, pairs)
+        self.temporal.observe()
         result = self.processes.add_up(self.sae, result)
 
         unit_norm = self.sae.config.decoder_norm == "unit"
@@ -336,6 +343,7 @@ class Trainer(Generic[Model]):
             "schedule": self.schedule.state_dict(),
             "sparsity": self.sparsity.state_dict(),
             "retirement": self.retirement.state_dict(),
+            "temporal": self.temporal.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -352,6 +360,7 @@ class Trainer(Generic[Model]):
         self.schedule.load_state_dict(state["schedule"])
         self.sparsity.load_state_dict(state["sparsity"])
         self.retirement.load_state_dict(state["retirement"])
+        self.temporal.load_state_dict(state["temporal"])
         self.step_number = state["step_number"]
         self.engine.densities = list(state["densities"])
         self.alive.copy_(state["alive"])

@@ -6,6 +6,7 @@ is first asked for.
 
 from saebook.data.store.batches import Batch, Batches, BatchStream
 from saebook.data.store.layout import SCHEMA_VERSION, SPLITS
+from saebook.data.store.pairs import Pairs, bins_of_ms
 from saebook.data.store.partitions import PartitionedWriter
 from saebook.data.store.resident import ResidentRows, RowSource
 from saebook.data.store.splits import assign_splits, split_fractions
@@ -22,6 +23,7 @@ __all__ = [
     "BatchStream",
     "Batches",
     "ExampleStore",
+    "Pairs",
     "PartitionedWriter",
     "ResidentRows",
     "RowSource",
@@ -29,6 +31,7 @@ __all__ = [
     "StoredExamples",
     "StreamedBatches",
     "assign_splits",
+    "bins_of_ms",
     "split_fractions",
     "windows",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
+from saebook.data.store.pairs import Pairs
 from saebook.data.store.resident import ResidentRows, RowSource
 from saebook.data.store.store import ExampleStore
 from saebook.errors import CheckpointError, ConfigError, DataError, SelectionError
@@ -34,6 +35,8 @@ class Batch:
         Examples that count; all without it.
     target : torch.Tensor [batch, ..., d_out], optional
         What the examples should become; themselves without it.
+    paired : torch.Tensor [batch] of bool, optional
+        Examples that have a positive; all without it. The positive of any other is itself.
 
     Examples
     --------
@@ -48,9 +51,19 @@ class Batch:
     position: torch.Tensor | None = None
     valid: torch.Tensor | None = None
     target: torch.Tensor | None = None
+    paired: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __getitem__(self, examples: slice) -> Batch:
+        """Some of the examples, with all that belongs to them."""
+        return self.map(lambda values: values[examples])
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The same function of every field that is there."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: v if v is None else change(v) for name, v in found.items()})
 
 
 @runtime_checkable
@@ -81,6 +94,10 @@ class Batches(Protocol):
 
     def __next__(self) -> torch.Tensor:
         """Return the next batch [batch, ..., d_in]."""
+        ...
+
+    def next_batch(self) -> Batch:
+        """Return the next batch, with its positives where the stream was given pairs."""
         ...
 
     def examples_at(self, step: int) -> torch.Tensor:
@@ -127,6 +144,8 @@ class BatchStream:
         Keep the data there and yield batches there.
     dtype : torch.dtype, optional
         Type of the batches; float32 without it.
+    pairs : Pairs, optional
+        Gives each example of a `next_batch` its positive, drawn anew every epoch.
 
     Raises
     ------
@@ -161,6 +180,7 @@ class BatchStream:
         drop_last: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        pairs: Pairs | None = None,
     ) -> None:
         check_whole(batch_size=(batch_size, 1), seed=(seed, 0))
         if isinstance(data, ExampleStore):
@@ -176,6 +196,8 @@ class BatchStream:
                 f"{self.n_examples} examples; give batch_size of at most {self.n_examples}, or "
                 "drop_last=False"
             )
+        self._pairs = pairs
+        check_pairs(pairs, self.n_examples)
         self._epoch = 0
         self._cursor = 0
         self._order: torch.Tensor | None = None
@@ -205,14 +227,31 @@ class BatchStream:
 
     def __next__(self) -> torch.Tensor:
         """Return the next batch [batch, ..., d_in]."""
+        return self._source.take(self._next_numbers().to(self.device))
+
+    def next_batch(self) -> Batch:
+        """Return the next batch, with its positives where the stream was given pairs."""
+        numbers = self._next_numbers()
+        x = self._source.take(numbers.to(self.device))
+        if self._pairs is None:
+            return Batch(x)
+        anchors = numbers.cpu().numpy()
+        offsets = self._pairs.offsets(anchors, seed=self.seed, epoch=self._epoch)
+        positive = self.take(numbers + torch_of(offsets).to(numbers.device))
+        return Batch(x, positive, **self._pairs.columns(anchors, offsets, self.device))
+
+    def _next_numbers(self) -> torch.Tensor:
+        """Numbers of the examples of the next batch; the stream goes on."""
         if self._cursor >= self._end:
             self._epoch, self._cursor, self._order = self._epoch + 1, 0, None
         if self._order is None:
-            self._order = self._permutation(self._epoch).to(self.device)
+            order = self._permutation(self._epoch)
+            # Positives are drawn on the host.
+            self._order = order.to(self.device) if self._pairs is None else order
         stop = min(self._cursor + self.batch_size, self._end)
-        batch = self._source.take(self._order[self._cursor : stop])
+        numbers = self._order[self._cursor : stop]
         self._cursor = stop
-        return batch
+        return numbers
 
     def _permutation(self, epoch: int) -> torch.Tensor:
         return permutation(self.n_examples, self.seed, epoch)
@@ -258,6 +297,22 @@ class BatchStream:
         """
         check_state(state, self.state_dict(), self._end)
         self._epoch, self._cursor, self._order = int(state["epoch"]), int(state["cursor"]), None
+
+
+def torch_of(values: np.ndarray) -> torch.Tensor:
+    """Return the same memory as a tensor; torch is only then imported."""
+    import torch
+
+    return torch.from_numpy(values)
+
+
+def check_pairs(pairs: Pairs | None, n_examples: int) -> None:
+    """Refuse pairs of other examples."""
+    if pairs is not None and len(pairs) != n_examples:
+        raise DataError(
+            f"pairs of {len(pairs)} examples were given with {n_examples} examples; the groups "
+            "must be those of the rows, one for each"
+        )
 
 
 def check_whole(**settings: tuple[Any, int]) -> None:

@@ -35,6 +35,9 @@ class StoredExamples:
         Split to take, all rows if None.
     seq_len : int
         Rows per example; above 1 examples are windows.
+    within_trials : bool
+        Have runs of single rows end where segments and trials do, as those of windows always do.
+        It changes no example, only what lies near what (:class:`saebook.data.store.Pairs`).
 
     Attributes
     ----------
@@ -66,7 +69,14 @@ class StoredExamples:
     (2, [[[1], [2]]])
     """
 
-    def __init__(self, store: ExampleStore, split: str | None = "train", seq_len: int = 1) -> None:
+    def __init__(
+        self,
+        store: ExampleStore,
+        split: str | None = "train",
+        seq_len: int = 1,
+        *,
+        within_trials: bool = False,
+    ) -> None:
         import torch
 
         check_whole(seq_len=(seq_len, 1))
@@ -77,7 +87,7 @@ class StoredExamples:
         self.device = torch.device("cpu")
         self._shards: list[dict[str, Any]] = store.manifest["shards"]
         self._offsets = np.cumsum([0, *(entry["rows"] for entry in self._shards)])
-        starts, lengths = self._runs(split)
+        starts, lengths = self._runs(split, within_trials or seq_len > 1)
         if not len(starts):
             refuse_empty(store, split)
         fits = lengths >= self.seq_len
@@ -114,11 +124,16 @@ class StoredExamples:
             found.update(numbers.astype("<i8").tobytes())
         return found.hexdigest()
 
-    def _runs(self, split: str | None) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def run_lengths(self) -> np.ndarray:
+        """Examples of each run of rows that no border divides, [n_runs]."""
+        return self._ends - self._firsts
+
+    def _runs(self, split: str | None, within_trials: bool) -> tuple[np.ndarray, np.ndarray]:
         """First row and length of each run of rows that no border divides."""
         import pyarrow.parquet as pq
 
-        borders = ["split"] if self.seq_len == 1 else ["split", "segment", "trial"]
+        borders = ["split", "segment", "trial"] if within_trials else ["split"]
         wanted = None if split is None else layout.SPLITS.index(split)
         path = self.store.checked(self.store.manifest["index"])
         begins, inside, row, before = [], [], 0, None
@@ -167,24 +182,32 @@ class StoredExamples:
         run = np.searchsorted(self._ends, numbers, side="right")
         return self._starts[run] + numbers - self._firsts[run]
 
-    def most_rows(self, n: int) -> int:
-        """Return the most rows that any n consecutive examples take up."""
-        if self.seq_len == 1:
+    def most_rows(self, n: int, margin: int = 0) -> int:
+        """Return the most rows that any n consecutive examples take up, with those around them."""
+        if self.seq_len == 1 and not margin:
             return n
         most = 0
         for first in range(0, len(self), n):
-            runs = self._part(first, min(first + n, len(self)))
-            most = max(most, int((runs[1] - runs[0]).sum()))
+            begin, end, _, _ = self._part(first, min(first + n, len(self)), margin)
+            most = max(most, int((end - begin).sum()))
         return most
 
-    def _part(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [start, stop) in each run that examples first to last take up."""
-        chosen = slice(bisect_right(self._ends, first), bisect_right(self._ends, last - 1) + 1)
-        begin = self._starts[chosen] + np.maximum(first - self._firsts[chosen], 0)
-        end = self._starts[chosen] + np.minimum(self._ends[chosen], last) - self._firsts[chosen]
-        return begin, end + self.seq_len - 1
+    def _part(
+        self, first: int, last: int, margin: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Rows [begin, end) in each run that examples first to last take up.
 
-    def read(self, parts: list[tuple[int, int]], out: np.ndarray) -> np.ndarray:
+        They include up to `margin` examples of the run on either side; how many come before the
+        first of those asked for, and how many are asked for, are returned too.
+        """
+        chosen = slice(bisect_right(self._ends, first), bisect_right(self._ends, last - 1) + 1)
+        firsts, ends = self._firsts[chosen], self._ends[chosen]
+        own, own_end = np.maximum(firsts, first), np.minimum(ends, last)
+        wide, wide_end = np.maximum(firsts, own - margin), np.minimum(ends, own_end + margin)
+        begin = self._starts[chosen] + wide - firsts
+        return begin, begin + wide_end - wide + self.seq_len - 1, own - wide, own_end - own
+
+    def read(self, parts: list[tuple[int, int]], out: np.ndarray, margin: int = 0) -> np.ndarray:
         """Read consecutive examples, and return where in `out` each begins.
 
         Parameters
@@ -193,6 +216,9 @@ class StoredExamples:
             Numbers of the examples, last excluded; in ascending order the file is read in order.
         out : numpy.ndarray [rows, row_bytes] of uint8
             Where the rows go, one part after the other; windows of a part share rows.
+        margin : int
+            Read that many examples on either side too, where the run has them: the example that
+            lies δ ≤ `margin` after one of those asked for begins δ rows after it in `out`.
 
         Returns
         -------
@@ -204,15 +230,17 @@ class StoredExamples:
         StoreError
             If a shard is missing, truncated or altered.
         """
-        ranges = [self._part(first, last) for first, last in parts]
-        begin, end = (np.concatenate(bounds) for bounds in zip(*ranges, strict=True))
+        ranges = [self._part(first, last, margin) for first, last in parts]
+        begin, end, lead, n = (np.concatenate(of) for of in zip(*ranges, strict=True))
         self._read_rows(begin, end, out)
-        if self.seq_len == 1:
-            return np.arange(int((end - begin).sum()))
-        n_windows = end - begin - self.seq_len + 1
-        offsets = np.cumsum(end - begin) - (end - begin)
-        within = np.arange(n_windows.sum()) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
-        return np.repeat(offsets, n_windows) + within
+        offsets = np.cumsum(end - begin) - (end - begin) + lead
+        within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+        return np.repeat(offsets, n) + within
+
+    def rows_read(self, parts: list[tuple[int, int]], margin: int = 0) -> int:
+        """Return how many rows of `out` a `read` fills."""
+        ranges = (self._part(first, last, margin) for first, last in parts)
+        return sum(int((end - begin).sum()) for begin, end, _, _ in ranges)
 
     def _read_rows(self, begin: np.ndarray, end: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` with the rows of each range [begin, end), one range after the other."""

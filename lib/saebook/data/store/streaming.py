@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saebook.data.store.batches import check_state, check_whole, permutation
+from saebook.data.store.batches import (
+    Batch,
+    check_pairs,
+    check_state,
+    check_whole,
+    permutation,
+    torch_of,
+)
+from saebook.data.store.pairs import Pairs
 from saebook.data.store.resident import as_indexable, refuse_inexact
 from saebook.data.store.store import ExampleStore
 from saebook.data.store.stored import StoredExamples
@@ -23,13 +31,22 @@ BUFFER_BYTES = 2**28
 # Long enough for a disk to read at full speed, short enough that a buffer holds many.
 CHUNK_BYTES = 2**20
 LEAST_CHUNKS = 256
+# Of pairs: a chunk is at least that many windows long, so that what is read around it stays a
+# share of it.
+WINDOWS_PER_CHUNK = 4
 
 Buffer = tuple[np.ndarray, "torch.Tensor"]
 
 
-def buffered_bytes(stored: StoredExamples) -> int:
-    """Return the most bytes that one example takes in a buffer, its place in the order included."""
-    return stored.seq_len * stored.row_bytes + 2 * 8
+def buffered_bytes(stored: StoredExamples, paired: bool = False) -> int:
+    """Return the most bytes that one example takes in a buffer, its place in the order included.
+
+    With pairs, a chunk brings along what lies within a window of its ends.
+    """
+    if not paired:
+        return stored.seq_len * stored.row_bytes + 2 * 8
+    around = 2 * stored.row_bytes // WINDOWS_PER_CHUNK
+    return stored.seq_len * stored.row_bytes + around + 4 * 8
 
 
 class StreamedBatches:
@@ -69,6 +86,9 @@ class StreamedBatches:
     check : callable, optional
         Called with the rows [n, d_in] of every buffer, as they are stored; what it raises is
         raised by the batch that needs them.
+    pairs : Pairs, optional
+        Gives each example of a `next_batch` its positive, drawn anew every epoch. Chunks are then
+        read with the rows around them, and at least four windows long.
 
     Attributes
     ----------
@@ -113,18 +133,22 @@ class StreamedBatches:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         check: Callable[[torch.Tensor], None] | None = None,
+        pairs: Pairs | None = None,
     ) -> None:
         import torch
 
         check_whole(batch_size=(batch_size, 1), seed=(seed, 0))
         if isinstance(data, ExampleStore):
-            data = StoredExamples(data, split, seq_len)
-        self._stored = data
+            data = StoredExamples(data, split, seq_len, within_trials=pairs is not None)
+        self._stored, self._pairs = data, pairs
+        check_pairs(pairs, len(data))
+        margin = 0 if pairs is None else pairs.window
         if buffer_examples is None:
-            buffer_examples = max(BUFFER_BYTES // buffered_bytes(data), batch_size)
+            buffer_examples = max(BUFFER_BYTES // buffered_bytes(data, margin > 0), batch_size)
         if chunk_examples is None:
             chunk_examples = min(CHUNK_BYTES // data.row_bytes, buffer_examples // LEAST_CHUNKS)
-            chunk_examples = max(chunk_examples, 1)
+            chunk_examples = max(chunk_examples, WINDOWS_PER_CHUNK * margin, 1)
+            chunk_examples = min(chunk_examples, buffer_examples)
         check_whole(buffer_examples=(buffer_examples, 1), chunk_examples=(chunk_examples, 1))
         self.n_examples = len(data)
         self.batch_size, self.seed = int(batch_size), int(seed)
@@ -141,11 +165,13 @@ class StreamedBatches:
         # Of equal size, so that an epoch doesn't end with a few chunks alone.
         self._n_groups = -(-self._n_chunks // per_buffer)
         largest = -(-self._n_chunks // self._n_groups)
-        self._rows_per_buffer = largest * data.most_rows(self.chunk_examples)
+        self._rows_per_buffer = largest * data.most_rows(self.chunk_examples, margin)
         self._epoch = 0
         self._cursor = 0
         self._current: _Group | None = None
-        self._ahead: tuple[tuple[int, int], Buffer, Future[torch.Tensor]] | None = None
+        self._ahead: (
+            tuple[tuple[int, int], Buffer, Future[tuple[torch.Tensor, np.ndarray]]] | None
+        ) = None
         self._free: list[Buffer] = []
         self._reader: ThreadPoolExecutor | None = None
 
@@ -186,19 +212,42 @@ class StreamedBatches:
 
     def __next__(self) -> torch.Tensor:
         """Return the next batch [batch, ..., d_in]."""
-        import torch
+        return self._in_dtype([part.values for part in self._next_parts()])
 
+    def next_batch(self) -> Batch:
+        """Return the next batch, with its positives where the stream was given pairs."""
+        parts = self._next_parts(self._pairs)
+        x = self._in_dtype([part.values for part in parts])
+        if self._pairs is None:
+            return Batch(x)
+        positive = self._in_dtype([part.positives for part in parts])
+        numbers, offsets = (np.concatenate([getattr(p, n) for p in parts]) for n in _DRAWN)
+        return Batch(x, positive, **self._pairs.columns(numbers, offsets, self.device))
+
+    def _next_parts(self, pairs: Pairs | None = None) -> list[_Part]:
+        """What the next batch takes of each buffer that it lies in; with pairs, positives too."""
         over = self._cursor >= self._end
         epoch, at = (self._epoch + 1, 0) if over else (self._epoch, self._cursor)
         stop, parts = at + self.batch_size, []
         while at < stop:
             group = self._group_at(epoch, at)
             last = min(stop, group.stop)
-            parts.append(
-                self._rows_of(group.values, group.order[at - group.start : last - group.start])
-            )
+            chosen = slice(at - group.start, last - group.start)
+            begin = group.begin[chosen]
+            part = _Part(self._rows_of(group.values, begin))
+            if pairs is not None and group.numbers is not None:
+                # Here and now: the next group's buffer may be this one's.
+                part.numbers = group.numbers[chosen]
+                part.offsets = pairs.offsets(part.numbers, seed=self.seed, epoch=epoch)
+                part.positives = self._rows_of(group.values, begin + torch_of(part.offsets))
+            parts.append(part)
             at = last
         self._epoch, self._cursor = epoch, at
+        return parts
+
+    def _in_dtype(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        import torch
+
         batch = parts[0] if len(parts) == 1 else torch.cat(parts)
         return batch.view(self._stored.dtype).to(self.device).to(self.dtype)
 
@@ -250,8 +299,12 @@ class StreamedBatches:
             self._free.append(buffer)
             raise error
         stop = int(ends[number])
-        order = future.result()
-        self._current = _Group(epoch, stop - len(order), stop, order, buffer)
+        begin, within = future.result()
+        numbers = None
+        if self._pairs is not None:
+            parts = self._parts(groups[number])
+            numbers = np.concatenate([np.arange(*part) for part in parts])[within]
+        self._current = _Group(epoch, stop - len(begin), stop, begin, numbers, buffer)
         if stop < self._end:
             self._read_ahead((epoch, number + 1), groups[number + 1])
         else:
@@ -272,6 +325,7 @@ class StreamedBatches:
             buffer,
             self._check,
             self.dtype,
+            0 if self._pairs is None else self._pairs.window,
         )
         self._ahead = key, buffer, future
 
@@ -351,12 +405,26 @@ class _Group:
     epoch: int
     start: int
     stop: int
-    order: torch.Tensor  # row of the buffer at which each example begins
+    begin: torch.Tensor  # row of the buffer at which each example begins
+    numbers: np.ndarray | None  # of each example, where pairs ask for them
     buffer: Buffer
 
     @property
     def values(self) -> torch.Tensor:
         return self.buffer[1]
+
+
+@dataclass
+class _Part:
+    """What a batch takes of one buffer."""
+
+    values: torch.Tensor
+    positives: Any = None
+    numbers: Any = None
+    offsets: Any = None
+
+
+_DRAWN = ("numbers", "offsets")
 
 
 def _read_group(
@@ -366,15 +434,15 @@ def _read_group(
     buffer: Buffer,
     check: Callable[[torch.Tensor], None] | None,
     dtype: torch.dtype,
-) -> torch.Tensor:
-    """Fill a buffer, and return where in it each example begins, shuffled."""
-    import torch
-
+    margin: int,
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Fill a buffer; return where in it each example begins, shuffled, and by what order."""
     raw, values = buffer
-    begin = torch.from_numpy(stored.read(parts, raw))
-    rows = values[: int(begin[-1]) + stored.seq_len]
+    begin = torch_of(stored.read(parts, raw, margin))
+    rows = values[: stored.rows_read(parts, margin)]
     if not rows.is_floating_point():
         refuse_inexact(rows, dtype)
     if check is not None:
         check(rows)
-    return begin[permutation(len(begin), *of)]
+    order = permutation(len(begin), *of)
+    return begin[order], order.numpy()

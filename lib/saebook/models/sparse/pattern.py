@@ -73,6 +73,21 @@ class Pattern(Entries):
         starts = np.searchsorted(chosen, self.starts)
         return Pattern(self.columns[chosen], starts, self.d_sae), values[torch.from_numpy(chosen)]
 
+    def rows(self, values: Tensor, first: int, last: int) -> tuple[Entries, Tensor]:
+        """A pattern of its own."""
+        begin, end = int(self.starts[first]), int(self.starts[last])
+        starts = self.starts[first : last + 1] - begin
+        return Pattern(self.columns[begin:end], starts, self.d_sae), values[begin:end]
+
+    def prefix(self, values: Tensor, width: int) -> Tensor:
+        """Zero where there is no entry."""
+        chosen = np.flatnonzero(self.columns < width)
+        row = np.repeat(np.arange(self.n_rows), np.diff(self.starts))[chosen]
+        places = torch.from_numpy(row * width + self.columns[chosen])
+        flat = values.new_zeros(self.n_rows * width)
+        flat = flat.index_put((places,), values[torch.from_numpy(chosen)])
+        return flat.view(self.n_rows, width)
+
     def times(self, values: Tensor, rows: Tensor) -> Tensor:
         """[n_rows, d]: a sum of decoder rows for each example."""
         return DecodeAt.apply(values, rows, self)  # pyright: ignore[reportReturnType]

@@ -9,6 +9,7 @@ from saebook.models import SAE, Forward, Selecting, select_among_all
 from saebook.training.auxiliary import AUXILIARY, AUXILIARY_MASKED
 from saebook.training.engines.result import StepResult
 from saebook.training.retirement import contributions
+from saebook.training.temporal.state import Paired
 
 
 class Autograd:
@@ -32,6 +33,7 @@ class Autograd:
         coefficients: dict[str, float | Tensor],
         dead: Tensor,
         measure_contributions: bool = False,
+        pairs: Paired | None = None,
     ) -> StepResult:
         """Add the gradients of one batch to the model's parameters.
 
@@ -49,17 +51,24 @@ class Autograd:
             Booleans [d_sae], for the auxiliary terms.
         measure_contributions
             Also measure how much each latent lowers the error.
+        pairs
+            Positives of the examples, and the term that compares them.
         """
-        forward = sae.pass_through(x, target, self._selecting)
+        positive = None if pairs is None else pairs.positive
+        forward = sae.pass_through(x, target, self._selecting, positive)
         terms = sae.losses(forward)
         auxiliary = AUXILIARY if x.device.type == "cpu" else AUXILIARY_MASKED
         for name in sae.config.objective.auxiliary:
             terms[name] = auxiliary[name](sae, forward, dead)
+        logged: dict[str, Tensor] = {}
+        if pairs is not None:
+            terms[pairs.name], logged = pairs(forward)
         total = torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
         # Of several shares of a batch each adds its part to the mean.
         total.backward(None if sae.shares is None else total.new_tensor(1 / sae.shares.size))
         with torch.no_grad():
-            return summary(sae, forward, {**terms, "total": total}, measure_contributions)
+            known = {**terms, "total": total, **logged}
+            return summary(sae, forward, known, measure_contributions)
 
 
 def summary(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from saebook.training.engines.registry import ENGINES, Engine
 from saebook.training.engines.result import StepResult
 from saebook.training.engines.stacked import AllAtOnce, EachByItself
 from saebook.training.stacking import SAEStack, members_of
+from saebook.training.temporal.state import Paired
 
 
 class CurrentEngine:
@@ -57,19 +60,24 @@ class CurrentEngine:
         coefficients: dict[str, float | Tensor],
         dead: Tensor,
         measure_contributions: bool = False,
+        pairs: Sequence[Paired] = (),
     ) -> StepResult:
-        """Give the parameters the gradients of one batch; see :class:`Autograd`."""
+        """Give the parameters the gradients of one batch; see :class:`Autograd`.
+
+        ``pairs`` are those of each model, if any.
+        """
         self.names = [self._name(m, x, d) for m, d in zip(self._members, self.densities)]
         rest = (x, target, coefficients, dead, measure_contributions)
         if not isinstance(self._sae, SAEStack):
             (name,) = self.names
             if name not in self._made:
                 self._made[name] = ENGINES[name]()
-            return self._made[name](self._sae, *rest)
-        if set(self.names) == {"dense"}:
+            return self._made[name](self._sae, *rest, *pairs)
+        # A queue is one model's own.
+        if set(self.names) == {"dense"} and not pairs:
             return self._all_at_once(self._sae, *rest)
         self._each_by_itself.names = self.names
-        return self._each_by_itself(self._sae, *rest)
+        return self._each_by_itself(self._sae, *rest, pairs)
 
     def observe(self, result: StepResult) -> None:
         """Note how dense the step was, where the next one's engine depends on it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from saebook.models import SAE
 from saebook.training.engines.autograd import Autograd
 from saebook.training.engines.result import StepResult
+from saebook.training.temporal.state import Paired
 
 
 class Engine(Protocol):
@@ -23,6 +24,7 @@ class Engine(Protocol):
         coefficients: dict[str, float | Tensor],
         dead: Tensor,
         measure_contributions: bool = False,
+        pairs: Paired | None = None,
     ) -> StepResult:
         """Add the gradients of one batch to the model's parameters."""
         ...

@@ -18,6 +18,7 @@ from saebook.training.auxiliary import AUXILIARY_MASKED
 from saebook.training.engines.autograd import summary
 from saebook.training.engines.result import StepResult
 from saebook.training.stacking import SAEStack, with_settings
+from saebook.training.temporal.state import Paired
 
 Coefficients = dict[str, float | Tensor]
 
@@ -117,8 +118,12 @@ class EachByItself:
         coefficients: Coefficients,
         dead: Tensor,
         measure_contributions: bool = False,
+        pairs: Sequence[Paired] = (),
     ) -> StepResult:
-        """As :class:`AllAtOnce`, by the engine that ``names`` has for each member."""
+        """As :class:`AllAtOnce`, by the engine that ``names`` has for each member.
+
+        ``pairs`` are those of each member, if any.
+        """
         from saebook.models.sparse.threads import run_each
 
         weights = {name: _for_each(c, dead).unbind() for name, c in coefficients.items()}
@@ -129,9 +134,8 @@ class EachByItself:
             stack.members[i].zero_grad(set_to_none=True)
             # Autocast is each thread's own.
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-                return self._engine(i)(
-                    stack.members[i], x, target, own, dead[i], measure_contributions
-                )
+                rest = (dead[i], measure_contributions, *pairs[i : i + 1])
+                return self._engine(i)(stack.members[i], x, target, own, *rest)
 
         results = run_each([partial(step, i) for i in range(len(stack.members))])
         stack.gather_gradients()

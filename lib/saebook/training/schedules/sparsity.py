@@ -46,6 +46,20 @@ def full_strength(fraction: float, config: TrainConfig) -> float:
     return 1.0
 
 
+def sparsity_reached(config: TrainConfig) -> float:
+    """Fraction of the run after which the sparsity coefficient has its full value.
+
+    Examples
+    --------
+    >>> from saebook.training import TrainConfig
+    >>> sparsity_reached(TrainConfig(sparsity_ramp_fraction=0.25))
+    0.25
+    """
+    if config.sparsity_schedule == "two_phase":
+        return config.sparsity_start_fraction + config.sparsity_ramp_fraction
+    return config.sparsity_ramp_fraction if config.sparsity_schedule == "ramp" else 0.0
+
+
 SPARSITY_SCHEDULES: dict[str, Callable[[float, TrainConfig], float]] = {
     "ramp": ramp_from_start,
     "two_phase": two_phase,
