@@ -26,6 +26,7 @@ from saebook.evaluation.scorecard import evaluate
 from saebook.evaluation.temporal import Consistency, consistency, temporal_consistency
 from saebook.evaluation.temporal_clock import ClockScore, decode_clock
 from saebook.evaluation.temporal_matching import compare_at_fvu, paired_intervals, score_at_fvu
+from saebook.evaluation.temporal_recovery import score_slow_fast
 from saebook.evaluation.tuning import (
     TuningScore,
     score_tuning,
@@ -64,6 +65,7 @@ __all__ = [
     "recover_features",
     "recover_fields",
     "score_at_fvu",
+    "score_slow_fast",
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
