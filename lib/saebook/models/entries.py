@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Entries(ABC):
@@ -56,6 +60,10 @@ class Entries(ABC):
     def prefix(self, values: Tensor, width: int) -> Tensor:
         """The matrix [..., width] of the first latents' values, with gradients."""
 
+    @abstractmethod
+    def places(self, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Columns and starts of each example's entries among the first latents; None: all."""
+
 
 class AllEntries(Entries):
     """Every entry of latents ``first`` to ``last``: values are plain tensors [..., n]."""
@@ -99,6 +107,10 @@ class AllEntries(Entries):
     def prefix(self, values: Tensor, width: int) -> Tensor:
         """A view."""
         return values[..., :width]
+
+    def places(self, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """All."""
+        del width
 
 
 @dataclass(frozen=True)

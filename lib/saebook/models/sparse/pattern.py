@@ -88,6 +88,11 @@ class Pattern(Entries):
         flat = flat.index_put((places,), values[torch.from_numpy(chosen)])
         return flat.view(self.n_rows, width)
 
+    def places(self, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Those of the pattern."""
+        chosen = np.flatnonzero(self.columns < width)
+        return self.columns[chosen], np.searchsorted(chosen, self.starts)
+
     def times(self, values: Tensor, rows: Tensor) -> Tensor:
         """[n_rows, d]: a sum of decoder rows for each example."""
         return DecodeAt.apply(values, rows, self)  # pyright: ignore[reportReturnType]

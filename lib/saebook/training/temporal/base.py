@@ -6,10 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 if TYPE_CHECKING:
     from saebook.training.temporal.config import TemporalConfig
+
+
+Places = tuple[np.ndarray, np.ndarray] | None
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,16 @@ class PairedLatents:
         Booleans [batch]: anchors that have a positive; those of the others don't count.
     group
         Integers [batch]: the sequence of each pair.
+    learning
+        Of anchors and of positives, the entries that take up a gradient, as columns [n_entries]
+        and starts [batch + 1]; None where all may.
     """
 
     anchors: Tensor
     positives: Tensor
     paired: Tensor
     group: Tensor
+    learning: tuple[Places, Places] = (None, None)
 
 
 class TemporalTerm(ABC):

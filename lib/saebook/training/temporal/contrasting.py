@@ -1,14 +1,20 @@
-"""The contrastive term over a batch and a queue: the plain way, and which way is taken."""
+"""The contrastive term over a batch and a queue: the plain way, the compiled one, and which is taken."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from saebook import losses
+from saebook.training.temporal.base import PairedLatents
 from saebook.training.temporal.queue import Queue
+
+# Cosines that the compiled loops compute entry by entry, as a share of the multiplications of the
+# dense product: up to there they are faster.
+WORTHWHILE = 0.05
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,8 @@ class Contrast:
     ----------
     term
         0-d, with gradients.
+    keys
+        [n, width]: the positives, of unit norm or zero, without gradients.
     n_negatives
         [n]: negatives that counted, of each anchor that did.
     n_excluded
@@ -26,52 +34,66 @@ class Contrast:
     """
 
     term: Tensor
+    keys: Tensor
     n_negatives: Tensor
     n_excluded: Tensor
 
 
-def contrast(
-    anchors: Tensor,
-    keys: Tensor,
-    paired: Tensor,
-    group: Tensor,
-    queue: Queue,
-    temperature: float,
-) -> Contrast:
-    """InfoNCE of unit rows against the positives of other anchors, and a queue.
+def contrast(latents: PairedLatents, queue: Queue, temperature: float) -> Contrast:
+    """InfoNCE of a batch's anchors against the positives of the others, and a queue.
 
     Parameters
     ----------
-    anchors, keys
-        [n, width], of unit norm or zero: anchors, and the positive of each.
-    paired
-        Booleans [n]: anchors that count, if neither they nor their positives are zero.
-    group
-        Integers [n]: the sequence of each pair.
+    latents
+        Anchors that have no active latent, or whose positive has none, don't count.
     queue
-        Of earlier keys.
+        Of earlier positives.
     temperature
         τ.
     """
-    return plain(anchors, keys, paired, group, queue, temperature)
+    if latents.anchors.device.type == "cpu":
+        found = from_active(latents, queue, temperature)
+        if found is not None:
+            return found
+    return plain(latents, queue, temperature)
 
 
-def plain(
-    anchors: Tensor,
-    keys: Tensor,
-    paired: Tensor,
-    group: Tensor,
-    queue: Queue,
-    temperature: float,
-) -> Contrast:
+def plain(latents: PairedLatents, queue: Queue, temperature: float) -> Contrast:
     """:func:`contrast` by :func:`saebook.losses.info_nce`: every cosine is computed."""
-    negatives = torch.cat([keys, queue.rows])
+    anchors, keys = (F.normalize(x, dim=1) for x in (latents.anchors, latents.positives))
+    negatives, group = torch.cat([keys, queue.rows]), latents.group
     own = losses.same_sequence(group, torch.cat([group, queue.group]))  # [n, n + size]
     term = losses.info_nce(
-        anchors, keys, negatives, excluded=own, valid=paired, temperature=temperature
+        anchors, keys, negatives, excluded=own, valid=latents.paired, temperature=temperature
     )
-    usable = paired & anchors.any(dim=1) & keys.any(dim=1)
+    usable = latents.paired & anchors.any(dim=1) & keys.any(dim=1)
     active = negatives.any(dim=1)
     n_negatives = (~own & active).sum(dim=1)[usable]
     n_excluded = (own & active).sum(dim=1)[usable] - 1
-    return Contrast(term, n_negatives, n_excluded)
+    return Contrast(term, keys.detach(), n_negatives, n_excluded)
+
+
+def from_active(
+    latents: PairedLatents, queue: Queue, temperature: float, most: float = WORTHWHILE
+) -> Contrast | None:
+    """:func:`contrast` from active latents alone; None where too many are for that to pay."""
+    # numba takes half a second to import.
+    from saebook.training.temporal.sparse import ContrastActive, Rows, everywhere, of_own_group
+
+    anchors, keys = (F.normalize(x, dim=1) for x in (latents.anchors, latents.positives))
+    own, positives = Rows.of(anchors), Rows.of(keys)
+    everyone = positives.followed_by(Rows.of(queue.rows))
+    n, n_keys = len(anchors), len(everyone.starts) - 1
+    if own.meetings(everyone) > most * n * n_keys * everyone.width:
+        return None
+    usable = latents.paired.numpy() & own.active & positives.active
+    groups = torch.cat([latents.group, queue.group]).numpy()
+    n_same = of_own_group(groups, everyone.active, n)
+    n_apart = int(everyone.active.sum()) - n_same
+    wanted = [x or everywhere(n, everyone.width) for x in latents.learning]
+    term = ContrastActive.apply(
+        anchors, keys, (own, positives, everyone), wanted, groups, usable, n_apart, 1 / temperature
+    )
+    assert isinstance(term, Tensor)
+    counts = (torch.from_numpy(counts[usable]) for counts in (n_apart, n_same - 1))
+    return Contrast(term, keys.detach(), *counts)

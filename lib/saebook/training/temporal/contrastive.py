@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from saebook import losses
@@ -40,11 +39,8 @@ class Contrastive(TemporalTerm):
 
     def __call__(self, latents: PairedLatents) -> tuple[Tensor, dict[str, Tensor]]:
         """The term; what it would be by chance, how many rows were left out, and their age."""
-        anchors, keys = (F.normalize(x, dim=1) for x in (latents.anchors, latents.positives))
-        found = contrast(
-            anchors, keys, latents.paired, latents.group, self.queue, self._temperature
-        )
-        self._seen = keys.detach(), latents.group
+        found = contrast(latents, self.queue, self._temperature)
+        self._seen = found.keys, latents.group
         chance = losses.info_nce_at_chance(found.n_negatives).to(found.term)
         return found.term, {
             "temporal_over_chance": found.term.detach() / chance.clamp_min(1e-12),

@@ -59,7 +59,8 @@ class Paired:
         with torch.autocast(self.positive.device.type, enabled=False):
             both = [part.entries.prefix(part.latents, self.width) for part in chosen]
             both = [x.float() if x.dtype == torch.bfloat16 else x for x in both]
-            latents = PairedLatents(*both, self.paired, self.group)
+            learning = [part.entries.places(self.width) for part in chosen]
+            latents = PairedLatents(*both, self.paired, self.group, (learning[0], learning[1]))
             term, logged = self.term(latents)
         with torch.no_grad():
             silent = ~latents.anchors.any(dim=1)
