@@ -113,26 +113,18 @@ def train_curve(arm: str, known: KnownSequences, seed: int) -> list[dict[str, An
     return rows
 
 
-def study_seed(seed: int, folder: Path, bar: tqdm) -> list[dict[str, Any]]:
-    """Every arm under one seed; finished arms are read back."""
+def study(arm: str, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """One arm under one seed; read back where it was finished before."""
     path = folder / f"{seed}.json"
     done: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    known = None
-    for arm in ARMS:
-        if not any(row["arm"] == arm for row in done):
-            if known is None:
-                known = simulate_slow_fast(N_TRAIN + N_TEST, seed=seed, **DATA)
-            done += train_curve(arm, known, seed)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(done))
-            partial.replace(path)
-        middle = [row for row in done if row["arm"] == arm][1]
-        bar.set_postfix_str(
-            f"{arm}: FVU {middle['fvu']:.3f}, slow recall {middle['slow_recall']:.2f}",
-            refresh=False,
-        )
-        bar.update()
-    return [row for row in done if row["arm"] in ARMS]
+    own = [row for row in done if row["arm"] == arm]
+    if not own:
+        known = simulate_slow_fast(N_TRAIN + N_TEST, seed=seed, **DATA)
+        own = train_curve(arm, known, seed)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(done + own))
+        partial.replace(path)
+    return own
 
 
 def summarise(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -163,9 +155,15 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     rows: list[dict[str, Any]] = []
-    with tqdm(total=given.seeds * len(ARMS), desc="slow/fast", unit="arm") as bar:
-        for seed in range(given.seeds):
-            rows += study_seed(seed, given.work, bar)
+    jobs = [(arm, seed) for arm in ARMS for seed in range(given.seeds)]
+    with tqdm(jobs, desc="slow/fast", unit="curve") as bar:
+        for arm, seed in bar:
+            rows += study(arm, seed, given.work)
+            middle = rows[-2]
+            bar.set_postfix_str(
+                f"{arm}: FVU {middle['fvu']:.3f}, slow recall {middle['slow_recall']:.2f}",
+                refresh=False,
+            )
     runs = pd.DataFrame(rows)
     print(f"{time.process_time() - began:.0f} s of CPU time in this call")
     rounded = runs.round(4).astype(object)
