@@ -39,6 +39,10 @@ from saebook.evaluation.recovery import (
     recover_features,
 )
 from saebook.evaluation.scorecard import evaluate
+from saebook.evaluation.temporal import Consistency, consistency, temporal_consistency
+from saebook.evaluation.temporal_clock import ClockScore, decode_clock
+from saebook.evaluation.temporal_matching import compare_at_fvu, paired_intervals, score_at_fvu
+from saebook.evaluation.temporal_recovery import score_slow_fast
 from saebook.evaluation.token_prediction import TokenRows, auc_at_chance, token_predictions
 from saebook.evaluation.tuning import (
     TuningScore,
@@ -73,6 +77,8 @@ from saebook.metrics import ScoreCard
 __all__ = [
     "ActivityRecovery",
     "Clamp",
+    "ClockScore",
+    "Consistency",
     "FieldRecovery",
     "LanguageCard",
     "LatentEvidence",
@@ -90,9 +96,12 @@ __all__ = [
     "Variable",
     "auc_at_chance",
     "candidate_variables",
+    "compare_at_fvu",
+    "consistency",
     "context_coherence",
     "control_table",
     "damage_front",
+    "decode_clock",
     "decoder_directions",
     "decoding_damage",
     "decoding_scores",
@@ -108,6 +117,7 @@ __all__ = [
     "loss_damage",
     "matched_random",
     "nearest_directions",
+    "paired_intervals",
     "pca_control",
     "random_dictionary_control",
     "rank_to_forget",
@@ -115,12 +125,15 @@ __all__ = [
     "recover_activity",
     "recover_features",
     "recover_fields",
+    "score_at_fvu",
     "score_language_model",
+    "score_slow_fast",
     "score_spliced",
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
     "sizes",
+    "temporal_consistency",
     "token_predictions",
     "top_examples",
     "tuning_curves",

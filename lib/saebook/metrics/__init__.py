@@ -37,6 +37,12 @@ from saebook.metrics.segments import SegmentChoice, SegmentFit, choose_segments,
 from saebook.metrics.shrinkage import ShrinkageSums, shrinkage
 from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
 from saebook.metrics.spikes import are_counts, bits_per_spike, fano_factor
+from saebook.metrics.temporal import (
+    activity_information,
+    autocorrelation,
+    decorrelation_time,
+    lagged_rows,
+)
 
 __all__ = [
     "CardSums",
@@ -50,13 +56,16 @@ __all__ = [
     "SegmentChoice",
     "SegmentFit",
     "ShrinkageSums",
+    "activity_information",
     "are_counts",
+    "autocorrelation",
     "bits_per_spike",
     "calibration_slope",
     "choose_segments",
     "cosine",
     "cosine_similarity_matrix",
     "dead_fraction",
+    "decorrelation_time",
     "dense_fraction",
     "density",
     "explained_variance",
@@ -67,6 +76,7 @@ __all__ = [
     "information_share",
     "l0",
     "l2_ratio",
+    "lagged_rows",
     "loss_recovered",
     "match_one_to_one",
     "match_scores",

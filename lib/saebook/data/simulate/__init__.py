@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from saebook.data.simulate.place_cells import simulate_place_cells, true_fields, true_rate_map
     from saebook.data.simulate.reach import simulate_reach
     from saebook.data.simulate.simulation import RateModel, Simulation
+    from saebook.data.simulate.slow_fast import KnownSequences, simulate_slow_fast
     from saebook.data.simulate.task import ReachTask
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "REACH_FEATURES",
     "Embedding",
     "KnownExamples",
+    "KnownSequences",
     "RateModel",
     "ReachTask",
     "Simulation",
@@ -42,6 +44,7 @@ __all__ = [
     "simulate_place_cells",
     "simulate_reach",
     "simulate_session",
+    "simulate_slow_fast",
     "true_fields",
     "true_rate_map",
     "write_simulation",
@@ -60,6 +63,7 @@ __getattr__, __dir__ = import_when_asked(
         "place_cells": ("simulate_place_cells", "true_fields", "true_rate_map"),
         "reach": ("simulate_reach",),
         "simulation": ("RateModel", "Simulation"),
+        "slow_fast": ("KnownSequences", "simulate_slow_fast"),
         "task": ("ReachTask",),
     },
 )

@@ -93,11 +93,11 @@ def simulate_counts(
         raise ConfigError(f"link={link!r} is unknown. Give 'linear' or 'softplus'.")
     rng = np.random.default_rng([seed, 0])
     law = feature_law(n_features, mean_l0, zipf)
-    gains = _draw_gains(n_units, n_features, driven, link, rng)
+    gains = draw_gains(n_units, n_features, driven, link, rng)
     target = np.exp(RATE_SIGMA * rng.standard_normal(n_units))
     target *= mean_rate_hz / target.mean()
     reference = law.draw(REFERENCE_ROWS, np.random.default_rng([seed, 1]))
-    baseline = _calibrate(reference.astype(np.float64) @ gains, target, link)
+    baseline = calibrate_baseline(reference.astype(np.float64) @ gains, target, link)
     offset = baseline if link == "linear" else softplus_inverse(baseline)
     weights = gains * baseline
     in_float = weights.astype(np.float32), offset.astype(np.float32)
@@ -113,7 +113,7 @@ def simulate_counts(
     return KnownExamples(x, features, weights, offset, law.parent, rates)
 
 
-def _draw_gains(
+def draw_gains(
     n_units: int, n_features: int, driven: float, link: str, rng: np.random.Generator
 ) -> np.ndarray:
     """What each feature adds to each unit, in baselines [n_features, n_units]."""
@@ -128,7 +128,7 @@ def _draw_gains(
     return np.where(is_driven, gains, 0.0)
 
 
-def _calibrate(drive: np.ndarray, target: np.ndarray, link: str) -> np.ndarray:
+def calibrate_baseline(drive: np.ndarray, target: np.ndarray, link: str) -> np.ndarray:
     """Find the baselines [n_units] that give each unit its mean rate over the reference."""
     baseline = target / np.maximum(1.0 + drive.mean(axis=0), 0.1)
     if link == "linear":
