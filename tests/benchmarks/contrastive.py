@@ -87,7 +87,9 @@ def term_alone(trainer: Trainer, batch: Batch, way: Callable[..., Any]) -> Calla
 
     def work() -> None:
         leaves = [x.detach().requires_grad_() for x in both]
-        way(PairedLatents(*leaves, paired, group, (one, other)), queue, 0.1).term.backward()
+        way(
+            PairedLatents(leaves[0], leaves[1], paired, group, (one, other)), queue, 0.1
+        ).term.backward()
 
     return work
 

@@ -102,8 +102,8 @@ def from_active(
         anchors, keys, (own, positives, everyone), wanted, groups, usable, n_apart, 1 / temperature
     )
     assert isinstance(term, Tensor)
-    counts = (torch.from_numpy(counts[usable]) for counts in (n_apart, n_same - 1))
-    return Contrast(term, keys.detach(), *counts)
+    n_negatives, n_excluded = torch.from_numpy(n_apart), torch.from_numpy(n_same - 1)
+    return Contrast(term, keys.detach(), n_negatives[usable], n_excluded[usable])
 
 
 def _slopes(everyone: Rows, places: Places, n: int) -> int:
