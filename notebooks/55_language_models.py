@@ -616,9 +616,9 @@ except ConfigError as error:
 # %% [markdown]
 # **The replay.** Each run by its own settings: λ converted to this width, 48 steps, a schedule made for 20,000.
 # Scored twice: the weights that were trained, and the object that the log's numbers point to, whose weights are
-# zero. The repair comes last: the same kind of model *with* its temporal term, every schedule a fraction of the
-# run, a target for L0 in the place of λ, and the trained object scored. (Within 48 steps of 20,000 the temporal
-# term has not begun, so run 1 trains as run 0 does.)
+# zero. The repair comes last. It is the TC-SAE from above: every schedule a fraction of the run, a k in the place
+# of λ, the trained object scored. (Within 48 steps of 20,000 the temporal term has not begun, so run 1 trains as
+# run 0 does.)
 
 # %%
 LOG = {  # λ, learning rate, warm-up, initial weights, what the log says
@@ -666,10 +666,7 @@ for name, (*settings, _) in LOG.items():
     replayed[name, "zeros"] = zeroed(
         replayed["0 baseline" if name == "1 TC-SAE" else name, "trained"]
     )
-repaired = SAEConfig(d_in=store.d_in, d_sae=d_sae, architecture="relu", target_l0=float(k))
-replayed["repaired", "trained"] = fit(
-    repaired, store, replace(train, temporal=temporal), seed=seed, progress=False
-).sae
+replayed["repaired", "trained"] = models["TC-SAE", seed]
 few = batches[: max(1, len(batches) // 2)]
 log_cards = score_language_model(
     lm, few, site, {f"{name}: {which}": sae for (name, which), sae in replayed.items()}, mean=mean,
@@ -695,11 +692,12 @@ log_table.style.format(precision=3)
 # %% [markdown]
 # **L0 = L1 = L2 ratio = 0, three runs alike.** The zeros score the same whatever was trained, to the last digit, and
 # their explained variance is a property of the data's mean. *Repair:* score training rows once with the
-# object that will be published; they must give what training logged.
+# object that will be published; they must give what training logged. (Run 0's KL score lies below that of ablation,
+# which zeros can't do: that run may have failed in another way.)
 #
 # **"L0 = 0: insufficient sparsity", so λ was raised.** L0 = 0 is no lack of sparsity but no code at all, and too
 # few steps leave L0 too *high*, as the trained rows show. Raising λ moves the trained object and leaves the zeros where they are. *Repair:* read L0
-# beside the number of latents, and ask a target of it rather than a λ.
+beside the number of latents, and set it by k or a target instead of a λ.
 #
 # **CE score 0.041: "relatively low impact".** It means that 96 % was lost. On this model, a constant mean gets the
 # score printed above. *Repair:* anchors beside every score.
