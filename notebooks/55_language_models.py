@@ -696,8 +696,8 @@ log_table.style.format(precision=3)
 # which zeros can't do: that run may have failed in another way.)
 #
 # **"L0 = 0: insufficient sparsity", so λ was raised.** L0 = 0 is no lack of sparsity but no code at all, and too
-# few steps leave L0 too *high*, as the trained rows show. Raising λ moves the trained object and leaves the zeros where they are. *Repair:* read L0
-beside the number of latents, and set it by k or a target instead of a λ.
+# few steps leave L0 too *high*, as the trained rows show. Raising λ moves the trained object and leaves the zeros
+# where they are. *Repair:* read L0 beside the number of latents, and set it by k or a target instead of a λ.
 #
 # **CE score 0.041: "relatively low impact".** It means that 96 % was lost. On this model, a constant mean gets the
 # score printed above. *Repair:* anchors beside every score.
