@@ -21,7 +21,7 @@ def test_training_metrics_say_which_way_l1_is_sparser():
     error, sparsity, temporal, counted = figure.axes
     assert "less is sparser" in sparsity.get_ylabel() and "L0" in counted.get_ylabel()
     assert [len(axes.lines) for axes in (error, sparsity, temporal, counted)] == [4, 3, 4, 3]
-    assert list(counted.lines[0].get_ydata()) == [4.0, 3.0]
+    assert np.asarray(counted.lines[0].get_ydata()).tolist() == [4.0, 3.0]
     with pytest.raises(DataError, match="l0"):
         plot_training_metrics({"base": history.drop(columns="l0")})
 
