@@ -29,8 +29,8 @@
 # `gpu` use SmolLM2-135M from its Python package. Another model, layer or text is one parameter
 # away (`model`, `layer`, `text`). What activations are, and what is masked, is the subject of chapter 15.
 #
-# **How long.** On one core of a shared machine, 35 s of CPU time at `smoke` and 3 min 50 s at `laptop`; the very
-# first run also trains the small model, or unpacks SmolLM2. `gpu` settings have not been timed.
+# **How long.** On one core of a shared machine, about 35 s of CPU time at `smoke` and 4 min at `laptop`, where
+# half a minute of it collects activations, once; the very first run also trains the small model, or unpacks SmolLM2. `gpu` settings have not been timed.
 
 # %% tags=["parameters"]
 model: str = "small"  # "small", "smollm2", a folder, or a name on the Hugging Face hub
@@ -769,13 +769,14 @@ for name in ("delta_ce", "explained_variance", "autocorrelation, prefix", "names
 # them PCA wins. A CE score means little alone: the constant mean already has a good part of it. Δloss in nats beside
 # the mean's, over several L0, is the honest form.
 #
-# **Does the temporal term pay?** At `laptop`, on SmolLM2, the prefix of the TC-SAE is smoother than that of the
-# SAE in every pair of runs, by a little. That is all that its three seeds show. **Where it does not help:** it
-# makes no reconstruction better and no token cheaper to predict (nor dearer, beyond the intervals); that the
-# smoother prefix tells more of the document is not shown; and counting finds its latents no more and no less
-# interpretable. On the small model, whose activations hardly resemble those of the token before, there is
-# nothing slow to be found, and the term can only cost. Whether it recovers slow features that are *known* to
-# be there is the question of chapter 50.
+# **Does the temporal term pay?** At `laptop`, on SmolLM2, the prefix of the TC-SAE is a little smoother than that of
+# the SAE, and the other latents a little less: slow content is moved rather than made. Whether the prefix also
+# tells more of the document is at the edge of what three seeds can show (the interval above begins about
+# at zero); all latents together do not. **Where it does not help:** no reconstruction is better and no token cheaper to
+# predict (nor dearer, beyond the intervals), and counting finds its latents as interpretable as the SAE's, in a
+# table where the AUC of a frozen decoder and of a random dictionary is as high. On the small model, whose
+# activations hardly resemble those of the token before, there is nothing slow to be found, and the term can only
+# cost. Whether it recovers slow features that are *known* to be there is the question of chapter 50.
 #
 # **The log.** Nothing in it is about temporal contrast. The object scored was, most likely, not the object trained; 48
 # steps were what the budget bought; and each score that looked like a finding was an anchor.
