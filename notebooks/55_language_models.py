@@ -30,7 +30,8 @@
 # away (`model`, `layer`, `text`). What activations are, and what is masked, is the subject of chapter 15.
 #
 # **How long.** On one core of a shared machine, about 35 s of CPU time at `smoke` and 4 min at `laptop`, where
-# half a minute of it collects activations, once; the very first run also trains the small model, or unpacks SmolLM2. `gpu` settings have not been timed.
+# half a minute of it collects activations, once; the very first run also trains the small model, or unpacks
+# SmolLM2. `gpu` settings have not been timed.
 
 # %% tags=["parameters"]
 model: str = "small"  # "small", "smollm2", a folder, or a name on the Hugging Face hub
