@@ -319,11 +319,13 @@ def test_scored_positions_need_a_next_token_of_their_document():
 
 def test_divergence_is_measured_from_the_clean_prediction():
     clean, changed = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.1, 0.3, 0.6]).log()
-    both = torch.stack([clean, clean])[None], torch.stack([changed, changed])[None]
+    one, other = torch.stack([clean, clean])[None], torch.stack([changed, changed])[None]
     scored = torch.tensor([[True, False]])
     p, q = clean.exp(), changed.exp()
-    assert next_token_kl(*both, scored).item() == pytest.approx(float((p * (p / q).log()).sum()))
-    assert next_token_kl(*both[::-1], scored).item() == pytest.approx(
+    assert next_token_kl(one, other, scored).item() == pytest.approx(
+        float((p * (p / q).log()).sum())
+    )
+    assert next_token_kl(other, one, scored).item() == pytest.approx(
         float((q * (q / p).log()).sum())
     )
     huge = torch.full((1, 2, 3), torch.inf)
@@ -371,8 +373,9 @@ def test_shrinkage_is_the_best_divisor():
 def excerpts_of(text, activity, **settings):
     token = np.frombuffer(text.encode(), dtype=np.uint8)
     index = pd.DataFrame({"document": 0, "position": range(len(token)), "token": token})
-    columns = (index[name].to_numpy() for name in ("document", "position", "token"))
-    return top_excerpts(np.asarray(activity, dtype=float), *columns, chr, **settings)
+    document, position, token = (index[c].to_numpy() for c in ("document", "position", "token"))
+    activity = np.asarray(activity, dtype=float)
+    return top_excerpts(activity, document, position, token, chr, **settings)
 
 
 def test_neighbouring_peaks_are_one_example():
