@@ -3,8 +3,9 @@
     python tests/benchmarks/contrastive.py --out reports/results/contrastive.json
 
 Both take whole steps of one SAE on the same batches, in rounds one after the other, in one thread,
-once the queue is full. Beside what the term adds stands what it would cost if every cosine were
-computed: by the count of multiplications, ``0.4 · p · (N + B) / d_in`` times five dense products
+once the queue is full. What the term takes by itself stands beside what it adds to a step, which
+has to encode the positives too, and beside what it would cost if every cosine were computed: by
+the count of multiplications, ``0.4 · p · (N + B) / d_in`` times five dense products
 (p share of the latents, N rows of the queue, B of the batch), and as measured of that way. Ratios
 are of processor time, which other work on the machine changes less than the clock.
 """
@@ -25,10 +26,11 @@ import torch
 
 from saebook.data.store import Batch
 from saebook.models import SAE, SAEConfig
+from saebook.models.sparse import SelectAmongFew
 from saebook.training import TemporalConfig, TrainConfig, Trainer
 from saebook.training.speed import Workload, dense_products
 from saebook.training.temporal.base import PairedLatents
-from saebook.training.temporal.contrasting import plain
+from saebook.training.temporal.contrasting import from_active, plain
 from saebook.training.temporal.contrastive import Contrastive
 
 D_IN, D_SAE, BATCH, K = 576, 4608, 2048, 32
@@ -71,18 +73,23 @@ def seconds(work: Callable[[], Any]) -> tuple[float, float]:
     return time.process_time() - used, time.perf_counter() - wall
 
 
-def dense_term(trainer: Trainer, batch: Batch) -> Callable[[], Any]:
-    """The term and its gradients, every cosine computed."""
+def term_alone(trainer: Trainer, batch: Batch, way: Callable[..., Any]) -> Callable[[], Any]:
+    """The term and its gradients to the latents, from those of one pass."""
     term = trainer.temporal.terms[0]
-    assert isinstance(term, Contrastive) and batch.positive is not None and batch.group is not None
-    width = TERM.width(D_SAE)
+    assert isinstance(term, Contrastive) and batch.group is not None
     with torch.no_grad():
-        both = [trainer.sae.encode(x)[:, :width].clone() for x in (batch.x, batch.positive)]
+        forward = trainer.sae.pass_through(batch.x, None, SelectAmongFew(), batch.positive)
+    assert forward.positives is not None
+    width, chosen = TERM.width(D_SAE), (forward.selected[-1], forward.positives)
+    both = [part.entries.prefix(part.latents, width) for part in chosen]
+    one, other = (part.entries.places(width) for part in chosen)
     paired, group, queue = torch.ones(BATCH, dtype=torch.bool), batch.group, term.queue
 
     def work() -> None:
         leaves = [x.detach().requires_grad_() for x in both]
-        plain(PairedLatents(*leaves, paired, group), queue, 0.1).term.backward()
+        way(
+            PairedLatents(leaves[0], leaves[1], paired, group, (one, other)), queue, 0.1
+        ).term.backward()
 
     return work
 
@@ -102,12 +109,14 @@ def measure(architecture: str, rounds: int) -> dict[str, Any]:
         of.setdefault(name, []).append(seconds(work))
 
     products = dense_products(Workload(D_IN, D_SAE, BATCH, architecture, K))
-    dense = dense_term(having, made[0])
+    alone = term_alone(having, made[0], from_active)
+    dense = term_alone(having, made[0], plain)
     logged: dict[str, torch.Tensor] = {}
     for i in range(rounds):
         batch = made[i % N_BATCHES]
         take("step", lambda batch=batch: without.step(batch))
         take("step_with_term", lambda batch=batch: logged.update(having.step(batch)))
+        take("term_alone", alone)
         take("five_products", products)
         if i < max(1, rounds // 3):
             take("dense_term", dense)
@@ -115,16 +124,22 @@ def measure(architecture: str, rounds: int) -> dict[str, Any]:
     steps = zip(of["step"], of["step_with_term"])
     added = [(b[0] - a[0]) / a[0] for a, b in steps]
     p = TERM.width(D_SAE) / D_SAE
+
+    def ratio(name: str, to: str) -> dict[str, Any]:
+        each = sorted(round(a[0] / b[0], 3) for a, b in zip(of[name], of[to]))
+        return {"median": round(statistics.median(each), 3), "rounds": each}
+
     return {
         "cpu_ms": {name: round(1e3 * value, 1) for name, value in cpu.items()},
         "wall_ms": {
             name: round(1e3 * statistics.median(t[1] for t in ts), 1) for name, ts in of.items()
         },
-        "term_over_plain_step": round(statistics.median(added), 3),
-        "term_over_plain_step_rounds": sorted(round(a, 3) for a in added),
-        "term_over_five_products": round(
-            (cpu["step_with_term"] - cpu["step"]) / cpu["five_products"], 3
-        ),
+        "term_over_step": ratio("term_alone", "step"),
+        "term_and_positives_over_step": {
+            "median": round(statistics.median(added), 3),
+            "rounds": sorted(round(a, 3) for a in added),
+        },
+        "term_over_five_products": ratio("term_alone", "five_products"),
         "dense_term_over_five_products": round(cpu["dense_term"] / cpu["five_products"], 3),
         "dense_term_over_five_products_by_formula": round(
             0.4 * p * (TERM.queue_size + BATCH) / D_IN, 3
@@ -141,6 +156,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--architectures", nargs="+", default=["topk", "batchtopk"])
     arguments = parser.parse_args()
+    assert TERM.queue_size is not None
     torch.set_num_threads(1)
     found = {
         "size": {"d_in": D_IN, "d_sae": D_SAE, "batch": BATCH, "k": K, "term": TERM.to_dict()},

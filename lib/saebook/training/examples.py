@@ -21,8 +21,8 @@ from saebook.data.store import (
     StreamedBatches,
     windows,
 )
+from saebook.data.store.buffering import buffered_bytes
 from saebook.data.store.resident import not_finite
-from saebook.data.store.streaming import buffered_bytes
 from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.models import SAEConfig
 from saebook.models.fitting import refuse_negative

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +17,16 @@ from saebook.data.store.batches import (
     permutation,
     torch_of,
 )
+from saebook.data.store.buffering import (
+    WINDOWS_PER_CHUNK,
+    Buffer,
+    Group,
+    Part,
+    buffered_bytes,
+    read_group,
+)
 from saebook.data.store.pairs import Pairs
-from saebook.data.store.resident import as_indexable, refuse_inexact
+from saebook.data.store.resident import as_indexable
 from saebook.data.store.store import ExampleStore
 from saebook.data.store.stored import StoredExamples
 from saebook.errors import ConfigError
@@ -31,22 +38,6 @@ BUFFER_BYTES = 2**28
 # Long enough for a disk to read at full speed, short enough that a buffer holds many.
 CHUNK_BYTES = 2**20
 LEAST_CHUNKS = 256
-# Of pairs: a chunk is at least that many windows long, so that what is read around it stays a
-# share of it.
-WINDOWS_PER_CHUNK = 4
-
-Buffer = tuple[np.ndarray, "torch.Tensor"]
-
-
-def buffered_bytes(stored: StoredExamples, paired: bool = False) -> int:
-    """Return the most bytes that one example takes in a buffer, its place in the order included.
-
-    With pairs, a chunk brings along what lies within a window of its ends.
-    """
-    if not paired:
-        return stored.seq_len * stored.row_bytes + 2 * 8
-    around = 2 * stored.row_bytes // WINDOWS_PER_CHUNK
-    return stored.seq_len * stored.row_bytes + around + 4 * 8
 
 
 class StreamedBatches:
@@ -168,7 +159,7 @@ class StreamedBatches:
         self._rows_per_buffer = largest * data.most_rows(self.chunk_examples, margin)
         self._epoch = 0
         self._cursor = 0
-        self._current: _Group | None = None
+        self._current: Group | None = None
         self._ahead: (
             tuple[tuple[int, int], Buffer, Future[tuple[torch.Tensor, np.ndarray]]] | None
         ) = None
@@ -221,10 +212,12 @@ class StreamedBatches:
         if self._pairs is None:
             return Batch(x)
         positive = self._in_dtype([part.positives for part in parts])
-        numbers, offsets = (np.concatenate([getattr(p, n) for p in parts]) for n in _DRAWN)
+        numbers, offsets = (
+            np.concatenate([getattr(p, n) for p in parts]) for n in ("numbers", "offsets")
+        )
         return Batch(x, positive, **self._pairs.columns(numbers, offsets, self.device))
 
-    def _next_parts(self, pairs: Pairs | None = None) -> list[_Part]:
+    def _next_parts(self, pairs: Pairs | None = None) -> list[Part]:
         """What the next batch takes of each buffer that it lies in; with pairs, positives too."""
         over = self._cursor >= self._end
         epoch, at = (self._epoch + 1, 0) if over else (self._epoch, self._cursor)
@@ -234,7 +227,7 @@ class StreamedBatches:
             last = min(stop, group.stop)
             chosen = slice(at - group.start, last - group.start)
             begin = group.begin[chosen]
-            part = _Part(self._rows_of(group.values, begin))
+            part = Part(self._rows_of(group.values, begin))
             if pairs is not None and group.numbers is not None:
                 # Here and now: the next group's buffer may be this one's.
                 part.numbers = group.numbers[chosen]
@@ -275,7 +268,7 @@ class StreamedBatches:
         size = self.chunk_examples
         return [(i * size, min((i + 1) * size, self.n_examples)) for i in chunks.tolist()]
 
-    def _group_at(self, epoch: int, at: int) -> _Group:
+    def _group_at(self, epoch: int, at: int) -> Group:
         """The group that holds an example of an epoch; begins to read the one after it."""
         held = self._current
         if held is not None and held.epoch == epoch and held.start <= at < held.stop:
@@ -304,7 +297,7 @@ class StreamedBatches:
         if self._pairs is not None:
             parts = self._parts(groups[number])
             numbers = np.concatenate([np.arange(*part) for part in parts])[within]
-        self._current = _Group(epoch, stop - len(begin), stop, begin, numbers, buffer)
+        self._current = Group(epoch, stop - len(begin), stop, begin, numbers, buffer)
         if stop < self._end:
             self._read_ahead((epoch, number + 1), groups[number + 1])
         else:
@@ -318,7 +311,7 @@ class StreamedBatches:
         epoch, number = key
         # Nothing that the thread is given leads back to the stream, which can then be collected.
         future = self._reader.submit(
-            _read_group,
+            read_group,
             self._stored,
             self._parts(chunks),
             (self.seed, epoch, number + 1),
@@ -396,53 +389,3 @@ class StreamedBatches:
         if self._reader is not None:
             self._reader.shutdown()
             self._reader = None
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Chunks in memory: the examples of an epoch from start to stop."""
-
-    epoch: int
-    start: int
-    stop: int
-    begin: torch.Tensor  # row of the buffer at which each example begins
-    numbers: np.ndarray | None  # of each example, where pairs ask for them
-    buffer: Buffer
-
-    @property
-    def values(self) -> torch.Tensor:
-        return self.buffer[1]
-
-
-@dataclass
-class _Part:
-    """What a batch takes of one buffer."""
-
-    values: torch.Tensor
-    positives: Any = None
-    numbers: Any = None
-    offsets: Any = None
-
-
-_DRAWN = ("numbers", "offsets")
-
-
-def _read_group(
-    stored: StoredExamples,
-    parts: list[tuple[int, int]],
-    of: tuple[int, ...],
-    buffer: Buffer,
-    check: Callable[[torch.Tensor], None] | None,
-    dtype: torch.dtype,
-    margin: int,
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Fill a buffer; return where in it each example begins, shuffled, and by what order."""
-    raw, values = buffer
-    begin = torch_of(stored.read(parts, raw, margin))
-    rows = values[: stored.rows_read(parts, margin)]
-    if not rows.is_floating_point():
-        refuse_inexact(rows, dtype)
-    if check is not None:
-        check(rows)
-    order = permutation(len(begin), *of)
-    return begin[order], order.numpy()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from saebook.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from saebook.training.temporal.sparse import Rows
 
 
 class Queue:
@@ -49,6 +52,8 @@ class Queue:
         self.step = torch.full_like(self.group, -1)
         self._next = 0
         self.n_added = 0
+        # Active entries of the rows held, oldest first, once somebody asked for them.
+        self._active: list[Rows] | None = None
 
     @torch.no_grad()
     def add(self, rows: Tensor, group: Tensor) -> None:
@@ -64,6 +69,24 @@ class Queue:
             self.step[place : place + n] = self.n_added
         self._next = (self._next + len(rows)) % size
         self.n_added += 1
+        if self._active is not None:
+            self._active.append(as_active(rows))
+            surplus = sum(map(len, self._active)) - size
+            while surplus > 0 and surplus >= len(self._active[0]):
+                surplus -= len(self._active.pop(0))
+            if surplus > 0:
+                self._active[0] = self._active[0].without_first(surplus)
+
+    def active(self) -> tuple[list[Rows], Tensor]:
+        """The rows held by their active entries, and their sequences, oldest first; on a CPU.
+
+        They are followed from batch to batch: to look through all rows every time would take as
+        long as a fifth of the term.
+        """
+        held = int((self.step >= 0).sum())
+        if self._active is None:
+            self._active = [as_active(_oldest_first(self.rows, self._next, held))]
+        return self._active, _oldest_first(self.group, self._next, held)
 
     def mean_age(self) -> Tensor:
         """Additions since each row came, 0 for the newest, averaged over rows; 0 when empty."""
@@ -97,3 +120,17 @@ class Queue:
         for name in ("rows", "group", "step"):
             getattr(self, name).copy_(state[name])
         self._next, self.n_added = state["next"], state["n_added"]
+        self._active = None
+
+
+def as_active(rows: Tensor) -> Rows:
+    """Rows by their active entries."""
+    # numba takes half a second to import.
+    from saebook.training.temporal.sparse import Rows
+
+    return Rows.of(rows)
+
+
+def _oldest_first(ring: Tensor, begin: int, held: int) -> Tensor:
+    """What a ring holds, which is overwritten next at ``begin``."""
+    return torch.cat([ring[begin:], ring[:begin]])[len(ring) - held :]

@@ -7,6 +7,7 @@ gradients are those of the plain way, of every entry, but for rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +56,24 @@ class Rows:
         spread_rows(take, len(dense), x.numel())
         return cls(values, columns, starts, dense.shape[1])
 
-    def followed_by(self, other: Rows) -> Rows:
-        """These rows, and then others."""
-        return Rows(
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.columns, other.columns]),
-            np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
-            self.width,
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows of several one after the other."""
+        counts = np.concatenate([np.diff(part.starts) for part in parts])
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.columns for part in parts]),
+            np.concatenate([[0], np.cumsum(counts)]),
+            parts[0].width,
         )
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def without_first(self, n: int) -> Rows:
+        """All rows but the first n."""
+        at = self.starts[n]
+        return Rows(self.values[at:], self.columns[at:], self.starts[n:] - at, self.width)
 
     @property
     def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,10 +93,9 @@ class Rows:
         entries_compiled.transpose(self.columns, self.starts, order, rows, starts)
         return self.values[order], rows, starts
 
-    def meetings(self, other: Rows) -> int:
-        """How often entries of these rows and of others are of the same latent."""
-        counts = (np.bincount(rows.columns, minlength=self.width) for rows in (self, other))
-        return int(np.prod(np.stack([*counts]).astype(np.float64), axis=0).sum())
+    def meetings(self, columns: np.ndarray) -> int:
+        """How many entries of these rows are of the latents [n_entries] of others."""
+        return int(np.bincount(self.columns, minlength=self.width)[columns].sum())
 
 
 Wanted = tuple[np.ndarray, np.ndarray]
@@ -141,8 +151,8 @@ class ContrastActive(Function):
                 log_sums, towards_keys,
             )  # fmt: skip
 
-        spread_rows(compare, n, 8 * own.meetings(everyone))
-        spread_rows(answer, n, 8 * own.meetings(positives))
+        spread_rows(compare, n, 8 * everyone.meetings(own.columns))
+        spread_rows(answer, n, 8 * own.meetings(positives.columns))
         ctx.save_for_backward(torch.from_numpy(towards_anchors), torch.from_numpy(towards_keys))
         counted = max(1, int(usable.sum()))
         ctx.factor = scale / counted  # every anchor has one weight in their mean

@@ -60,7 +60,9 @@ class Paired:
             both = [part.entries.prefix(part.latents, self.width) for part in chosen]
             both = [x.float() if x.dtype == torch.bfloat16 else x for x in both]
             learning = [part.entries.places(self.width) for part in chosen]
-            latents = PairedLatents(*both, self.paired, self.group, (learning[0], learning[1]))
+            latents = PairedLatents(
+                both[0], both[1], self.paired, self.group, (learning[0], learning[1])
+            )
             term, logged = self.term(latents)
         with torch.no_grad():
             silent = ~latents.anchors.any(dim=1)
@@ -138,8 +140,10 @@ class Temporal:
             paired = torch.ones(len(positive), dtype=torch.bool)
         paired = paired.to(device, non_blocking=True)
         ((name, coefficient),) = weights.items()
-        known = (name, positive, paired, group, self._width, coefficient)
-        return [Paired(*known, term) for term in self.terms]
+        width = self._width
+        return [
+            Paired(name, positive, paired, group, width, coefficient, term) for term in self.terms
+        ]
 
     def observe(self) -> None:
         """Have each term take up what it saw, once gradients are computed."""
