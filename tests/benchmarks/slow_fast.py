@@ -131,13 +131,12 @@ def summarise(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """Paired differences to the base arm, at the FVU of its middle sparsity."""
     found = []
     for base in dict.fromkeys(map(base_of, ARMS)):
-        part = runs[runs["arm"].map(base_of) == base]
+        part = pd.DataFrame(runs[runs["arm"].map(base_of) == base])
         key = "sparsity_coefficient" if base == "relu" else "k"
-        middle = ARMS[base][0][key][1]
-        at = part[(part["arm"] == base) & (part[key] == middle)].set_index("seed")["fvu"]
-        compared = compare_at_fvu(part, SCORES, at, base=base)
-        table = paired_intervals(compared)
-        table.insert(1, "fvu", float(at.mean()))
+        middle = (part["arm"] == base) & (part[key] == ARMS[base][0][key][1])
+        at = dict(part.loc[middle, ["seed", "fvu"]].to_numpy())
+        table = paired_intervals(compare_at_fvu(part, SCORES, at, base=base))
+        table.insert(1, "fvu", np.mean(list(at.values())))
         found += table.round(4).astype(object).where(table.notna(), None).to_dict("records")
     return found
 

@@ -54,7 +54,9 @@ def test_arms_without_a_matched_fvu_say_so_and_single_seeds_have_no_bar():
     )
     (panel,) = render(plot_paired_differences(table, {"r": "r"})).axes
     bars = [
-        line for line in panel.lines if len(line.get_xdata()) == 2 and line.get_marker() == "None"
+        line
+        for line in panel.lines
+        if np.size(line.get_xdata()) == 2 and line.get_marker() == "None"
     ]
     assert len(bars) == 2  # the zero line, and one interval
     assert [text.get_text() for text in panel.texts] == ["no matched FVU"]
@@ -71,5 +73,5 @@ def test_lag_zero_is_left_out_and_controls_are_named():
         )
     )
     (panel,) = figure.axes
-    assert panel.lines[0].get_xdata().tolist() == [50, 100]
+    assert np.array_equal(panel.lines[0].get_xdata(), [50, 100])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["prefix", "input"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def score_at_fvu(
 def compare_at_fvu(
     runs: pd.DataFrame,
     scores: Sequence[str],
-    targets: dict[int, float] | pd.Series,
+    targets: Mapping[Any, float] | pd.Series,
     *,
     base: str,
     arm: str = "arm",
@@ -106,26 +107,28 @@ def compare_at_fvu(
             f"runs lack {missing or repr(base)}: give the columns arm, seed, fvu and {list(scores)}, "
             f"and runs of the base arm {base!r}"
         )
+    wanted: dict[Any, Any] = dict(targets)
+    curves: dict[Any, pd.DataFrame] = dict(list(runs.groupby([arm, seed], sort=False)))
     rows = []
-    for which, group in runs.groupby(seed, sort=True):
-        if which not in targets:
-            continue
-        of_base = group[group[arm] == base]
+    for which in sorted(set(runs[seed]) & set(wanted)):
         for name in dict.fromkeys(runs[arm]):
             if name == base:
                 continue
-            own = group[group[arm] == name]
             for score in scores:
                 value, reference = (
-                    score_at_fvu(part["fvu"], part[score], float(targets[which]), margin)
-                    for part in (own, of_base)
+                    score_at_fvu(
+                        part["fvu"].to_numpy(), part[score].to_numpy(), wanted[which], margin
+                    )
+                    if (part := curves.get((of, which))) is not None
+                    else float("nan")
+                    for of in (name, base)
                 )
                 rows.append(
                     {
                         arm: name,
                         seed: which,
                         "score": score,
-                        "fvu": float(targets[which]),
+                        "fvu": wanted[which],
                         "value": value,
                         "base": reference,
                         "difference": value - reference,
@@ -159,7 +162,8 @@ def paired_intervals(compared: pd.DataFrame, arm: str = "arm") -> pd.DataFrame:
       b found    0.7   0.5         0.2 -0.048 0.448  3        3
     """
     rows = []
-    for (name, score), part in compared.groupby([arm, "score"], sort=False):
+    for key, part in compared.groupby([arm, "score"], sort=False):
+        name, score = np.asarray(key, object)
         known = part.dropna(subset=["difference"])
         none = float("nan")
         found = (

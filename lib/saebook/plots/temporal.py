@@ -73,8 +73,12 @@ def plot_at_fvu(
             part = runs[runs[arm] == name]
             colour = PALETTE[hue]
             panel.plot(part["fvu"], part[score], mark, color=colour, alpha=0.25, markersize=2.5)
-            means = part.groupby(setting)[["fvu", score]].mean().sort_values("fvu")
-            panel.plot(means["fvu"], means[score], "-", marker=mark, color=colour, markersize=4.5)
+            steps, at_runs, of_runs = part[[setting, "fvu", score]].to_numpy(float).T
+            levels = np.unique(steps)
+            at = np.array([at_runs[steps == level].mean() for level in levels])
+            values = np.array([_mean(of_runs[steps == level]) for level in levels])
+            order = np.argsort(at)
+            panel.plot(at[order], values[order], "-", marker=mark, color=colour, markersize=4.5)
         if target is not None:
             panel.axvline(target, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         panel.xaxis.set_major_locator(MaxNLocator(4))
@@ -85,6 +89,12 @@ def plot_at_fvu(
         panel.set_axis_off()
     _legend(figure, arms)
     return figure
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is known."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _legend(figure: Figure, arms: Sequence[str]) -> None:

@@ -103,7 +103,8 @@ def from_active(
     )
     assert isinstance(term, Tensor)
     n_negatives, n_excluded = torch.from_numpy(n_apart), torch.from_numpy(n_same - 1)
-    return Contrast(term, keys.detach(), n_negatives[usable], n_excluded[usable])
+    counted = torch.from_numpy(usable)
+    return Contrast(term, keys.detach(), n_negatives[counted], n_excluded[counted])
 
 
 def _slopes(everyone: Rows, places: Places, n: int) -> int:
