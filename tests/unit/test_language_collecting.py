@@ -7,6 +7,7 @@ import os
 import signal
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_rows_equal_output_hidden_states_at_the_positions_that_count(lm, tmp_pat
 
 def test_the_index_tells_document_position_token_and_split(lm, tmp_path):
     store = collect_activations(lm, TEXTS, out=tmp_path / "s", **SETTINGS)
-    index = store.index
+    index: Any = store.index
     for number, text in enumerate(TEXTS):
         rows = index[index["document"] == number]
         ids = np.array(lm.tokenizer(text)["input_ids"]) if text.strip() else np.zeros(0, int)
@@ -100,7 +101,7 @@ def test_a_store_reads_like_any_other(lm, tmp_path):
     )
     store.verify()
     assert len(store) == 100
-    index = store.index
+    index: Any = store.index
     with StoreWriter(tmp_path / "plain", kind="activations") as writer:
         for _, rows in index.groupby("segment"):
             writer.add(
@@ -119,7 +120,8 @@ def test_shards_end_with_a_document_unless_it_is_longer(lm, tmp_path):
     store = collect_activations(
         lm, TEXTS, out=tmp_path / "s", n_tokens=300, num_shards=3, **SETTINGS
     )
-    index, sizes = store.index, [shard["rows"] for shard in store.manifest["shards"]]
+    index: Any = store.index
+    sizes = [shard["rows"] for shard in store.manifest["shards"]]
     assert max(sizes) <= 100
     per_document = index.groupby("document")["shard"].nunique()
     lengths = index["document"].value_counts()
@@ -161,7 +163,7 @@ def kill_at(module, name: str, nth: int, before: bool):
 
 
 def test_killed_anywhere_and_gone_on_the_bytes_are_those_of_an_undisturbed_run(lm, tmp_path):
-    from saebook.data.store import growing
+    from saebook.data.store import growing, layout
 
     def run(name: str) -> ExampleStore:
         return collect_activations(
@@ -173,7 +175,7 @@ def test_killed_anywhere_and_gone_on_the_bytes_are_those_of_an_undisturbed_run(l
     points += [(growing, "write_state", 2, before) for before in (True, False)]
     points += [(shard_files, "write", nth, True) for nth in (2, 5)]
     points += [(os, "replace", nth, True) for nth in (1, 4)]
-    points += [(growing.layout, "write_manifest", 1, before) for before in (True, False)]
+    points += [(layout, "write_manifest", 1, before) for before in (True, False)]
     points += [(Path, "unlink", nth, False) for nth in (1, 3)]
     points += [(Path, "rename", 1, True)]
     died = 0
@@ -361,7 +363,8 @@ def test_overflow_is_an_error_or_a_counted_skip(lm, tmp_path, value, dtype):
     reach = sum(int(batch.attention_mask[:, 3:4].sum()) for batch in batches)
     assert store.provenance["counts"]["left_out"]["not_finite"] == reach > 20
     assert torch.isfinite(store.tensor()).all()
-    assert not (store.index["position"] % 16 == 3).any()
+    position = store.index["position"].to_numpy()
+    assert not (position % 16 == 3).any()
 
 
 def test_bf16_rows_are_the_rounded_ones(lm, tmp_path):

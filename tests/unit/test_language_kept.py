@@ -14,7 +14,7 @@ from saebook.language import (
     DocumentSplits,
     LanguageModel,
     load_text,
-    small_kept,
+    small,
     small_model,
     small_model_record,
     train_small_model,
@@ -69,7 +69,7 @@ def test_the_kept_model_is_trained_on_training_documents_alone(tiny, tmp_path, m
         seen.extend(texts)
         return tiny
 
-    monkeypatch.setattr(small_kept.small, "train_small_model", train)
+    monkeypatch.setattr(small, "train_small_model", train)
     lm = small_model(cache=tmp_path, device="cpu")
     assert (lm.name, lm.fingerprint()) == ("small", tiny[0].fingerprint())
     splits, moby = DocumentSplits((0.7, 0.15, 0.15)), load_text("moby_dick")

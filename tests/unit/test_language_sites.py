@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -41,13 +43,13 @@ def tiny(kind: str) -> torch.nn.Module:
         model = getattr(transformers, f"{kind}ForCausalLM")
     if kind == "Gemma":
         sizes |= {"head_dim": 8, "num_key_value_heads": 1}
-    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    special: Any = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     return model(config(**sizes, **special)).eval()
 
 
 def tiny_vit(image_size: int = 8) -> LanguageModel:
     torch.manual_seed(0)
-    sizes = {name: size for name, size in SIZES.items() if name != "vocab_size"}
+    sizes: Any = {name: size for name, size in SIZES.items() if name != "vocab_size"}
     config = transformers.ViTConfig(**sizes, image_size=image_size, patch_size=4)
     return LanguageModel(transformers.ViTForImageClassification(config).eval(), None, "tiny ViT")
 
@@ -77,7 +79,7 @@ def test_the_last_block_is_read_before_the_final_norm():
     read = read_activations(model, inputs, Site(2))
     with torch.no_grad():
         last = model(**inputs, output_hidden_states=True).hidden_states[-1]
-        normed = model.gpt_neox.final_layer_norm(read)
+        normed = model.base_model.get_submodule("final_layer_norm")(read)
     assert not torch.allclose(read, last, atol=1e-3)
     torch.testing.assert_close(normed, last)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -171,7 +173,7 @@ def test_a_slice_of_a_batch_takes_all_that_belongs_to_it():
     ("make", "says"),
     [
         (lambda: Pairs([3], 0), "window=0: give a whole number"),
-        (lambda: Pairs([3], 1.5), "window=1.5"),
+        (lambda: Pairs([3], cast("int", 1.5)), "window=1.5"),
         (lambda: Pairs([3, 0], 1), "each at least 1"),
         (lambda: Pairs([3, 2], 1, [1]), "give each run its sequence"),
         (lambda: Pairs.of_groups([0.5, 1.0], 1), "give a whole number for each row"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -179,6 +180,7 @@ def test_a_sweep_asks_for_each_clamp_once_and_pairs_it_rightly():
     )
     assert len(set(asked)) == len(asked)
     chosen = table[table["arm"] == "chosen"]
+    row: Any
     for _, row in chosen.iterrows():
         ranked = found.ranked(row["max_retain"])[: row["n_latents"]]
         assert row["n_clamped"] == len(ranked) and row["forget"] == ranked.sum()

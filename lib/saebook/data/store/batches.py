@@ -63,7 +63,8 @@ class Batch:
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The same function of every field that is there."""
         found: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: v if v is None else change(v) for name, v in found.items()})  # pyright: ignore[reportArgumentType]
+        changed: dict[str, Any] = {n: v if v is None else change(v) for n, v in found.items()}
+        return Batch(**changed)
 
 
 @runtime_checkable
