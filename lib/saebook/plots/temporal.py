@@ -73,7 +73,7 @@ def plot_at_fvu(
             part = runs[runs[arm] == name]
             colour = PALETTE[hue]
             panel.plot(part["fvu"], part[score], mark, color=colour, alpha=0.25, markersize=2.5)
-            steps, at_runs, of_runs = part[[setting, "fvu", score]].to_numpy(float).T
+            steps, at_runs, of_runs = (np.asarray(part[c], float) for c in (setting, "fvu", score))
             levels = np.unique(steps)
             at = np.array([at_runs[steps == level].mean() for level in levels])
             values = np.array([_mean(of_runs[steps == level]) for level in levels])
