@@ -79,7 +79,8 @@ def test_the_last_block_is_read_before_the_final_norm():
     read = read_activations(model, inputs, Site(2))
     with torch.no_grad():
         last = model(**inputs, output_hidden_states=True).hidden_states[-1]
-        normed = model.base_model.get_submodule("final_layer_norm")(read)
+        final: Any = model.get_submodule("gpt_neox.final_layer_norm")
+        normed = final(read)
     assert not torch.allclose(read, last, atol=1e-3)
     torch.testing.assert_close(normed, last)
 

@@ -345,4 +345,4 @@ def _start_token(tokenizer: Any, wanted: bool | None) -> list[int]:
         raise ConfigError(
             "prepend_bos=True, but the tokenizer has no start token; leave it out, or give False"
         )
-    return [bos] if wanted else []
+    return [bos] if wanted and bos is not None else []
