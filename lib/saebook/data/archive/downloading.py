@@ -144,7 +144,7 @@ class _Transfer:
                 self.requester.sleep(self.requester.pause(failures, None))
 
     def _connect(self, bar: Any) -> None:
-        import requests
+        import urllib3
 
         headers = {"Range": f"bytes={self.offset}-"} if self.offset else {}
         if self.offset and self.version:
@@ -152,7 +152,8 @@ class _Transfer:
         with self.requester.get(self.url, headers=headers, stream=True) as response:
             self._align(response, bar)
             try:
-                for block in response.iter_content(BLOCK_BYTES):
+                # As it comes: a reader that fills whole blocks loses the last one at a break.
+                while block := response.raw.read1(BLOCK_BYTES):
                     if self.size is not None and self.offset + len(block) > self.size:
                         raise RecordingError(
                             f"{self.url}: the server sends more than the {self.size:,} bytes that "
@@ -162,11 +163,7 @@ class _Transfer:
                     self.digest.update(block)
                     self.offset += len(block)
                     bar.update(len(block))
-            except (
-                requests.exceptions.ChunkedEncodingError,
-                requests.ConnectionError,
-                requests.Timeout,
-            ) as error:
+            except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise Dropped(f"the connection broke at {self.offset:,} bytes") from error
 
     def _align(self, response: Any, bar: Any) -> None:

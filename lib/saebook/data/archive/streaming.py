@@ -84,7 +84,8 @@ def stream_units(
         desc=out.name, total=total, unit="B", unit_scale=True, disable=not progress, leave=True
     )
     try:
-        remote = RemoteFile(remfile.File(place), total, bar)
+        # Told its size, remfile doesn't ask for the whole file and hang up to learn it.
+        remote = RemoteFile(remfile.File(place, _size=total), total, bar)
         with bar, h5py.File(remote, "r") as source, h5py.File(partial, "w") as target:
             if not isinstance(source.get("units"), h5py.Group):
                 raise RecordingError(
@@ -209,6 +210,7 @@ class _Copy:
         for place, path in self.links:
             if path in self.target:
                 self.target[place] = h5py.SoftLink(path)
+        self._point("/", self.target)
         self.target.visititems(self._point)
         return self.left_out
 
