@@ -9,6 +9,7 @@ from saebook.evaluation.controls import (
     shuffle_control,
     shuffle_units,
 )
+from saebook.evaluation.exporting import latent_table, to_pynapple, to_xarray
 from saebook.evaluation.fields import FieldRecovery, recover_fields
 from saebook.evaluation.random_dictionary import (
     RandomDictionary,
@@ -23,6 +24,7 @@ from saebook.evaluation.recovery import (
     recover_features,
 )
 from saebook.evaluation.scorecard import evaluate
+from saebook.evaluation.stored_latents import StoredLatents, read_latents
 from saebook.evaluation.tuning import (
     TuningScore,
     score_tuning,
@@ -31,6 +33,7 @@ from saebook.evaluation.tuning import (
     tuning_table,
 )
 from saebook.evaluation.variables import Variable, candidate_variables
+from saebook.evaluation.writing_latents import write_latents
 from saebook.metrics import ScoreCard
 
 __all__ = [
@@ -42,22 +45,28 @@ __all__ = [
     "Recovery",
     "ScoreCard",
     "ShuffleControl",
+    "StoredLatents",
     "TuningScore",
     "Variable",
     "candidate_variables",
     "control_table",
     "decoder_directions",
     "evaluate",
+    "latent_table",
     "pca_control",
     "random_dictionary_control",
     "raw_unit_control",
+    "read_latents",
     "recover_activity",
     "recover_features",
     "recover_fields",
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
+    "to_pynapple",
+    "to_xarray",
     "tuning_curves",
     "tuning_r2",
     "tuning_table",
+    "write_latents",
 ]
