@@ -366,7 +366,8 @@ def session(clean) -> Path:
         group["electrodes"] = np.arange(25)
         waveforms = np.random.default_rng(1).normal(size=(20, 82, 400))
         file["units/waveform_mean"] = waveforms
-        file["units"].attrs["colnames"] = [*file["units"].attrs["colnames"], "waveform_mean"]
+        columns: Any = file["units"].attrs["colnames"]
+        file["units"].attrs["colnames"] = [*columns, "waveform_mean"]
     return path
 
 
@@ -410,8 +411,12 @@ def test_a_streamed_file_is_nwb_and_its_pointers_hold(served, requester, session
     served.files[PATH] = session.read_bytes()
     path = bring(requester, stream=True, behavior=True)
     assert validate(path=str(path)) == []
-    with NWBHDF5IO(path, "r") as io, NWBHDF5IO(clean, "r") as original:
-        nwbfile, whole = io.read(), original.read()
+    with (
+        NWBHDF5IO(path=str(path), mode="r") as io,
+        NWBHDF5IO(path=str(clean), mode="r") as original,
+    ):
+        nwbfile: Any = io.read()
+        whole: Any = original.read()
         a, b = nwbfile.units.to_dataframe(), whole.units.to_dataframe()
         assert list(a.columns) == list(b.columns)
         assert [e.location.tolist() for e in a["electrodes"]] == [

@@ -107,7 +107,7 @@ def test_the_decoder_points_at_the_units_it_belongs_to(written, store):
         warnings.simplefilter("ignore")
         from pynwb import NWBHDF5IO
 
-        with NWBHDF5IO(written, "r") as io:
+        with NWBHDF5IO(path=str(written), mode="r") as io:
             nwbfile: Any = io.read()
             table = nwbfile.processing["misc"]["sae_decoder"]
             assert table["unit"].table is nwbfile.units

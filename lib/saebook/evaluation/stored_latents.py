@@ -203,7 +203,7 @@ def _decoder(file: Any, table: Any) -> tuple[np.ndarray | None, pd.DataFrame | N
     weights = np.moveaxis(table["weights"][:], 0, -1)  # [n_units, d_sae, ...] to [..., n_units]
     in_file = group_in(file, "units")
     assert in_file is not None, "the decoder's rows point into the units table"
-    n_units = len(in_file["id"])
+    n_units = len(np.asarray(in_file["id"]))
     every, _ = read_table(in_file, n_units, skip=("electrodes", "spike_times", "obs_intervals"))
     units = pd.DataFrame(electrode_properties(in_file, n_units), index=every.index)
     if "location" not in units and "location" in every:
