@@ -73,6 +73,7 @@ def discovery() -> pd.DataFrame:
             "variable": ["hand velocity", None, "target"],
             "name": ["a", "b/c", "d: é"],
             "p": [0.01, np.nan, 1.0],
+            "q": pd.array([0.5, None, 0.25], dtype="Float64"),
             "rank": np.array([1, 2, 3], np.int32),
             "kept": [True, False, True],
         },
@@ -141,7 +142,7 @@ def test_a_simulated_copy_has_no_remark_and_is_valid(written, session, discovery
         written,
         tmp_path / "c.nwb",
         timestamps=stored.timestamps,
-        discovery=discovery.fillna({"p": 0.5}),
+        discovery=discovery.fillna({"p": 0.5, "q": 0.5}),
         name="second",
     )
     assert remarks(again) == set()
@@ -186,7 +187,9 @@ def test_a_discovery_table_round_trips(session, discovery, tmp_path):
     out = write_latents(
         np.eye(4), session, tmp_path / "d.nwb", timestamps=np.arange(4.0), discovery=discovery
     )
-    expected = discovery.assign(variable=["hand velocity", "", "target"])
+    expected = discovery.assign(
+        variable=["hand velocity", "", "target"], q=np.array([0.5, np.nan, 0.25])
+    )
     found = read_latents(out).discovery
     assert found is not None
     pd.testing.assert_frame_equal(found, expected)
@@ -262,6 +265,8 @@ def test_sparse_latents_take_little_room(session, tmp_path):
         ({"configuration": {"a": object()}}, "configuration can't be written as JSON"),
         ({"discovery": pd.DataFrame({"a": [[1], [2]]})}, "holds list"),
         ({"discovery": pd.DataFrame({"a": []})}, "leave it out"),
+        ({"discovery": pd.DataFrame([[1, 2]], columns=["a", "a"])}, "repeat"),
+        ({"discovery": pd.DataFrame({"a": pd.array([1, None], dtype="Int64")})}, "make it float"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(session, tmp_path, options, said):

@@ -77,8 +77,8 @@ def to_pynapple(
         columns = None if metadata is None else metadata.index
     if values.ndim < 2 or times is None or times.shape != values.shape[:1]:
         raise DataError(
-            f"values of shape {values.shape} at times of shape {np.shape(times)}: give [n, columns] "
-            "and one time per row"
+            f"values of shape {values.shape} at {0 if times is None else times.size} times: "
+            "give [n, columns] and one time per row"
         )
     if metadata is not None and (values.ndim != 2 or len(metadata) != values.shape[1]):
         raise DataError(
@@ -149,7 +149,7 @@ def to_xarray(latents: StoredLatents, recording: Recording | None = None) -> Any
             while name in coordinates or name in variables or name == "bin":
                 name += "_"
             coordinates[name] = ("time", values)
-    attributes = {
+    attributes: dict[str, Any] = {
         "name": latents.name,
         "configuration": json.dumps(latents.configuration),
         "provenance": json.dumps(latents.provenance),

@@ -66,7 +66,7 @@ class LatentSource:
     def _of_model(self, data: Any, timestamps: Any, unit_ids: Any, source: Path) -> Any:
         if data is None:
             raise DataError("an SAE needs data to encode: give data=, a store or examples")
-        config = getattr(self._sae, "config", None)
+        config: Any = getattr(self._sae, "config", None)
         seq_len = getattr(config, "seq_len", 1)
         if hasattr(data, "index"):
             rows = _rows_of(data, source, seq_len)
@@ -82,8 +82,9 @@ class LatentSource:
         same_width(self._sae, self._examples)
         self.n = len(self._examples)
         self.d_sae = int(config.d_sae if config is not None else self._sae.W_dec.shape[0])
-        if hasattr(config, "to_dict"):
-            self.configuration = {"sae": config.to_dict()}
+        to_dict = getattr(config, "to_dict", None)
+        if to_dict is not None:
+            self.configuration = {"sae": to_dict()}
         return timestamps, unit_ids
 
     def _own_decoder(self) -> Any:

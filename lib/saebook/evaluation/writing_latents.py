@@ -292,7 +292,9 @@ def _discovery_table(frame: pd.DataFrame, name: str) -> Any:
         VectorData(
             name=column,
             description=f"Column {column} of the findings",
-            data=frame[column].tolist() if frame[column].dtype == object else frame[column].values,
+            data=frame[column].to_numpy()
+            if frame[column].dtype.kind in "biuf"
+            else frame[column].tolist(),
         )
         for column in frame.columns
     ]
@@ -309,25 +311,32 @@ def _plain_table(discovery: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]
     frame = discovery.reset_index() if index else discovery.reset_index(drop=True)
     if not len(frame) or not len(frame.columns):
         raise DataError(f"the discovery table has shape {discovery.shape}: leave it out instead")
+    if not frame.columns.is_unique:
+        raise DataError(f"columns of the discovery table repeat: {list(frame.columns)}")
     plain, about = {}, []
     for name in frame.columns:
-        values = frame[name]
+        values: Any = frame[name]
         text = not (
             pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype)
         )
         if text:
-            known = values.dropna()
-            if not known.map(lambda value: isinstance(value, str)).all():
+            other = {
+                type(value).__name__ for value in values.dropna() if not isinstance(value, str)
+            }
+            if other:
                 raise DataError(
-                    f"column {name!r} of the discovery table holds {type(known.iloc[0]).__name__}: "
+                    f"column {name!r} of the discovery table holds {', '.join(sorted(other))}: "
                     "only numbers, booleans and text can be written"
                 )
             values = values.astype(object).where(values.notna(), "")
-        elif values.dtype.kind == "c" or (values.isna().any() and values.dtype.kind != "f"):
+        elif values.dtype.kind == "c" or (values.dtype.kind != "f" and values.isna().any()):
             raise DataError(
                 f"column {name!r} of the discovery table is {values.dtype}, some of it missing or "
                 "complex: make it float"
             )
+        elif values.dtype.kind == "f" and pd.api.types.is_extension_array_dtype(values.dtype):
+            # Missing values of pandas' own floats are no numbers; those of numpy's are NaN.
+            values = values.astype(np.float64)
         stored = str(name).replace("/", "_").replace(":", "_")
         while stored in plain or stored in RESERVED:
             stored += "_"

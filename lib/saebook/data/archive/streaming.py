@@ -188,7 +188,7 @@ def _ranges(url: str, size: int | None, requester: Requester) -> tuple[int, str]
 class _Copy:
     """Copying parts of one NWB file into another, with pointers that point into the copy."""
 
-    def __init__(self, source: h5py.File, target: h5py.File) -> None:
+    def __init__(self, source: Any, target: Any) -> None:
         self.source, self.target = source, target
         self.links: list[tuple[str, str]] = []
         self.left_out: list[str] = []
@@ -204,7 +204,8 @@ class _Copy:
             if isinstance(member, h5py.Dataset) or name in wanted:
                 self._member(self.source, self.target, name)
             elif isinstance(member, h5py.Group):
-                self.left_out += [f"{name}/{inner}" for inner in member if _holds(member, inner)]
+                held = [inner for inner in map(str, member) if _holds(member, inner)]
+                self.left_out += [f"{name}/{inner}" for inner in held]
         for name in NWB_GROUPS:
             self.target.require_group(name)
         for place, path in self.links:
@@ -214,7 +215,7 @@ class _Copy:
         self.target.visititems(self._point)
         return self.left_out
 
-    def _member(self, source: h5py.Group, target: h5py.Group, name: str) -> None:
+    def _member(self, source: Any, target: Any, name: str) -> None:
         link = source.get(name, getlink=True)
         if isinstance(link, h5py.SoftLink):
             path = link.path if link.path.startswith("/") else f"{source.name}/{link.path}"
@@ -231,7 +232,7 @@ class _Copy:
         else:
             source.copy(member, target, name)
 
-    def _attributes(self, source: h5py.Group, target: h5py.Group) -> None:
+    def _attributes(self, source: Any, target: Any) -> None:
         for name in source.attrs:
             value, kind = source.attrs[name], source.attrs.get_id(name).dtype
             if name == "colnames":
@@ -243,7 +244,7 @@ class _Copy:
                 # Given its value once everything is in its place.
                 target.attrs.create(name, h5py.Reference(), dtype=h5py.ref_dtype)
 
-    def _point(self, name: str, member: h5py.Group | h5py.Dataset) -> None:
+    def _point(self, name: str, member: Any) -> None:
         """Set the references of one object of the copy."""
         origin = self.source[name]
         for key in origin.attrs:
@@ -259,12 +260,12 @@ class _Copy:
                 moved[place] = self._moved(reference)
             member[()] = moved[()]
 
-    def _moved(self, reference: h5py.Reference) -> h5py.Reference:
+    def _moved(self, reference: Any) -> Any:
         path = self.source[reference].name if reference else None
         return self.target[path].ref if path and path in self.target else h5py.Reference()
 
 
-def _columns(group: h5py.Group, left_out: list[str]) -> Iterator[str]:
+def _columns(group: Any, left_out: list[str]) -> Iterator[str]:
     """Members of a group to copy; of a table, the columns that reading a recording needs.
 
     Values per spike and waveforms would be most of a units table. Pointers from intervals into
@@ -290,7 +291,7 @@ def _columns(group: h5py.Group, left_out: list[str]) -> Iterator[str]:
         yield name
 
 
-def _holds(group: h5py.Group, name: str) -> bool:
+def _holds(group: Any, name: str) -> bool:
     member = group.get(name)
     return member is not None and not (isinstance(member, h5py.Group) and not len(member))
 
