@@ -20,6 +20,7 @@ COMMANDS = (
     "run",
     "params",
     "simulate",
+    "fetch",
     "screen",
     "prepare",
     "collect",

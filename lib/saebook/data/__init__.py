@@ -1,7 +1,9 @@
 """Data: recordings and activations in, example stores out.
 
-Public names of `saebook.data.store`, `saebook.data.spikes` and `saebook.data.simulate`; each is
-imported when it is first asked for, so reading spikes needs no torch and training no pynwb.
+Public names of `saebook.data.store`, `saebook.data.spikes`, `saebook.data.simulate` and
+`saebook.data.archive`; each is imported when it is first asked for, so reading spikes needs no
+torch and training no pynwb. `read_recording` is the one of `saebook.data.archive`, which reads a
+file as `saebook.data.spikes` does and fetches a public recording first.
 
 >>> from saebook.data import assign_splits
 >>> assign_splits.__module__
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from saebook import import_when_asked
 
 if TYPE_CHECKING:
+    from saebook.data.archive import PublicRecording, fetch, read_recording, read_registry
     from saebook.data.simulate import (
         KnownExamples,
         simulate_counts,
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
         prepare,
         presence_ratio,
         read_phy,
-        read_recording,
         select_units,
     )
     from saebook.data.store import (
@@ -70,6 +72,7 @@ __all__ = [
     "KnownExamples",
     "Pairs",
     "PartitionedWriter",
+    "PublicRecording",
     "Recording",
     "ResidentRows",
     "RowSource",
@@ -82,12 +85,14 @@ __all__ = [
     "bin_spikes",
     "bins_of_ms",
     "contamination_llobet",
+    "fetch",
     "isi_violations_fraction",
     "isi_violations_ratio",
     "prepare",
     "presence_ratio",
     "read_phy",
     "read_recording",
+    "read_registry",
     "select_units",
     "simulate_counts",
     "simulate_dataset",
@@ -100,6 +105,7 @@ __all__ = [
 __getattr__, __dir__ = import_when_asked(
     __name__,
     {
+        "archive": ("PublicRecording", "fetch", "read_recording", "read_registry"),
         "simulate": (
             "KnownExamples",
             "simulate_counts",
@@ -121,7 +127,6 @@ __getattr__, __dir__ = import_when_asked(
             "prepare",
             "presence_ratio",
             "read_phy",
-            "read_recording",
             "select_units",
         ),
         "store": (

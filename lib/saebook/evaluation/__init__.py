@@ -10,6 +10,7 @@ from saebook.evaluation.controls import (
     shuffle_control,
     shuffle_units,
 )
+from saebook.evaluation.exporting import latent_table, to_pynapple, to_xarray
 from saebook.evaluation.fields import FieldRecovery, recover_fields
 from saebook.evaluation.interpretability import (
     interpretability_table,
@@ -39,6 +40,7 @@ from saebook.evaluation.recovery import (
     recover_features,
 )
 from saebook.evaluation.scorecard import evaluate
+from saebook.evaluation.stored_latents import StoredLatents, read_latents
 from saebook.evaluation.temporal import Consistency, consistency, temporal_consistency
 from saebook.evaluation.temporal_clock import ClockScore, decode_clock
 from saebook.evaluation.temporal_matching import compare_at_fvu, paired_intervals, score_at_fvu
@@ -72,6 +74,7 @@ from saebook.evaluation.unlearning_sweep import (
     unlearning_sweep,
 )
 from saebook.evaluation.variables import Variable, candidate_variables
+from saebook.evaluation.writing_latents import write_latents
 from saebook.metrics import ScoreCard
 
 __all__ = [
@@ -90,6 +93,7 @@ __all__ = [
     "ScoreCard",
     "ShuffleControl",
     "SplicedLosses",
+    "StoredLatents",
     "TaskCard",
     "TokenRows",
     "TuningScore",
@@ -113,6 +117,7 @@ __all__ = [
     "interpretability_table",
     "language_table",
     "latent_interpretability",
+    "latent_table",
     "latents_of",
     "loss_damage",
     "matched_random",
@@ -122,6 +127,7 @@ __all__ = [
     "random_dictionary_control",
     "rank_to_forget",
     "raw_unit_control",
+    "read_latents",
     "recover_activity",
     "recover_features",
     "recover_fields",
@@ -134,6 +140,8 @@ __all__ = [
     "shuffle_units",
     "sizes",
     "temporal_consistency",
+    "to_pynapple",
+    "to_xarray",
     "token_predictions",
     "top_examples",
     "tuning_curves",
@@ -141,4 +149,5 @@ __all__ = [
     "tuning_table",
     "unlearning_score",
     "unlearning_sweep",
+    "write_latents",
 ]
