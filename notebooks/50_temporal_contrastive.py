@@ -30,8 +30,8 @@
 # **What it needs.** Nothing: sequences with known features and a session are simulated. With
 # `recording_path` set, the last part runs on any NWB file with sorted units.
 #
-# **How long.** At `smoke` 51 s on one core of a machine shared with other work; `laptop` and `gpu` have not
-# been timed from end to end.
+# **How long.** At `smoke` 51 s, at `laptop` 6 min 16 s beside other work (4 min 16 s of CPU time), on one core of
+# a shared machine; `gpu` has not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file for the last part; empty: the simulated session
@@ -818,6 +818,7 @@ if len(session):
 print(f"{n_seeds} seeds, {n_steps} steps; known truth at matched FVU, minus the base:")
 verdicts = {
     "slow features found": verdict(at_equal_fvu, "contrastive", "slow_recall"),
+    "slow features followed, r": verdict(at_equal_fvu, "contrastive", "slow_r"),
     "with rows shuffled": verdict(at_equal_fvu, "contrastive, rows shuffled", "slow_recall"),
     "paid by fast features": verdict(at_equal_fvu, "contrastive", "fast_recall"),
     "paid in L0": verdict(at_equal_fvu, "contrastive", "l0"),

@@ -166,7 +166,7 @@ def test_real_recordings_take_latents_without_new_remarks(shared_data, tmp_path,
         timestamps=times,
         bin_size_s=0.05,
         decoder=weights,
-        unit_ids=recording.units.index,
+        unit_ids=recording.units.index.tolist(),
         discovery=discovery,
     )
     assert sha256(path) == before
