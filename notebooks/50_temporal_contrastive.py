@@ -30,8 +30,8 @@
 # **What it needs.** Nothing: sequences with known features and a session are simulated. With
 # `recording_path` set, the last part runs on any NWB file with sorted units.
 #
-# **How long.** At `smoke` 51 s, at `laptop` 6 min 16 s beside other work (4 min 16 s of CPU time), on one core of
-# a shared machine; `gpu` has not been timed.
+# **How long.** At `smoke` 51 s, at `laptop` 4 min 6 s beside other work, on two cores; `gpu` has not been
+# timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file for the last part; empty: the simulated session
