@@ -42,4 +42,4 @@ site: install  ## rebuild the report from the runs there are
 	@$(VENV) -m saebook site
 
 # Fast checks first: library examples, units, then every chapter through nbval, then browsers.
-CHECKS := -n auto --maxprocesses 4 --dist loadfile --doctest-modules --nbval-lax lib tests/unit tests/notebooks notebooks tests/ui
+CHECKS := -n auto --maxprocesses 4 --dist loadfile --doctest-modules --nbval-lax lib tests/unit tests/notebooks $(wildcard notebooks/*.ipynb) tests/ui
