@@ -49,6 +49,39 @@ def take_active(x, first, last, starts, values, columns):
 
 
 @_compile(fast=True)
+def _products_met(r, rows, by_latent, products, seen, met):
+    """Write the products of row r with every row of a table that shares a latent with it.
+
+    Parameters
+    ----------
+    rows
+        Values, columns and starts of the rows of which r is one.
+    by_latent
+        Values, rows and starts of the entries of the table, sorted by latent.
+    products
+        Written: [n], at the rows that are met.
+    seen
+        [n], set to r there; no row must have been r's number before.
+    met
+        Written: the rows that are met, of which the number is returned.
+    """
+    values, columns, starts = rows
+    t_values, t_rows, t_starts = by_latent
+    n_met = 0
+    for e in range(starts[r], starts[r + 1]):
+        value, latent = values[e], columns[e]
+        for p in range(t_starts[latent], t_starts[latent + 1]):
+            j = t_rows[p]
+            if seen[j] != r:
+                seen[j] = r
+                products[j] = 0.0
+                met[n_met] = j
+                n_met += 1
+            products[j] += value * t_values[p]
+    return n_met
+
+
+@_compile(fast=True)
 def contrast_anchors(
     first, last, anchors, by_latent, wanted, groups, usable, n_apart, scale, log_sums, terms,
     gradient,
@@ -80,7 +113,7 @@ def contrast_anchors(
     gradient
         Zeros [n, width]; written at the wanted entries, times τ.
     """
-    values, columns, starts = anchors
+    values = anchors[0]
     k_values, k_rows, k_starts = by_latent
     w_columns, w_starts = wanted
     m = len(groups)
@@ -92,17 +125,7 @@ def contrast_anchors(
         log_sums[r], terms[r] = zero, zero
         if not usable[r]:
             continue
-        n_met = 0
-        for e in range(starts[r], starts[r + 1]):
-            value, latent = values[e], columns[e]
-            for p in range(k_starts[latent], k_starts[latent + 1]):
-                j = k_rows[p]
-                if seen[j] != r:
-                    seen[j] = r
-                    weights[j] = zero
-                    met[n_met] = j
-                    n_met += 1
-                weights[j] += value * k_values[p]
+        n_met = _products_met(r, anchors, by_latent, weights, seen, met)
         own = weights[r] * scale if seen[r] == r else zero
         largest, n_others = max(own, zero), 0
         for t in range(n_met):
@@ -158,7 +181,7 @@ def contrast_keys(first, last, keys, by_latent, wanted, groups, usable, scale, l
     gradient
         Zeros [n, width]; written at the wanted entries, times τ.
     """
-    values, columns, starts = keys
+    values, _, starts = keys
     a_values, a_rows, a_starts = by_latent
     w_columns, w_starts = wanted
     n = len(usable)
@@ -169,17 +192,7 @@ def contrast_keys(first, last, keys, by_latent, wanted, groups, usable, scale, l
     for r in range(first, last):
         if starts[r + 1] == starts[r]:
             continue
-        n_met = 0
-        for e in range(starts[r], starts[r + 1]):
-            value, latent = values[e], columns[e]
-            for p in range(a_starts[latent], a_starts[latent + 1]):
-                i = a_rows[p]
-                if seen[i] != r:
-                    seen[i] = r
-                    weights[i] = zero
-                    met[n_met] = i
-                    n_met += 1
-                weights[i] += value * a_values[p]
+        n_met = _products_met(r, keys, by_latent, weights, seen, met)
         for t in range(n_met):
             i = met[t]
             counts = usable[i] and (i == r or groups[i] != groups[r])
