@@ -17,7 +17,7 @@ install:  ## .venv with the exact versions of constraints.txt
 handbook: install  ## run the chapters, build the report; NWB='file, folder or glob' PARAMS=smoke|laptop|gpu
 	@$(VENV) -m saebook handbook --params '$(PARAMS)' --profile '$(PROFILE)' --nwb '$(NWB)'
 
-test: lint types  ## every check but the slow ones, a quarter of an hour on two cores
+test: lint types  ## every check but the slow ones, nine minutes on two cores
 	@OMP_NUM_THREADS=1 $(VENV) -m pytest $(CHECKS) -m 'not slow'
 
 test-all: lint types  ## every check
