@@ -79,7 +79,7 @@ def test_a_text_file_is_divided_at_blank_lines(tmp_path):
 
 
 def test_a_line_without_end_is_divided_between_characters(tmp_path, monkeypatch):
-    monkeypatch.setattr("saebook.language.texts._LONGEST", 10)
+    monkeypatch.setattr("saebook.language.text_files.LONGEST", 10)
     path = tmp_path / "long.txt"
     path.write_text("ä€𝄞" * 40, encoding="utf-8")
     documents = list(text_source(path).documents())

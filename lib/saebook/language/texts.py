@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from saebook.errors import ConfigError, DataError, EnvironmentProblem
+from saebook.language.text_files import (
+    LONGEST,
+    json_lines,
+    paragraphs,
+    parquet_texts,
+    text_of,
+)
 
 FIELDS = ("text", "content")
 SHIPPED = ("moby_dick", "state_of_the_union")
 FILE_KINDS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _DOMAINS = Path(__file__).parent / "domains"
-_REPLACED = "\N{REPLACEMENT CHARACTER}"
-# A text file without blank lines would be one document, and one document is held in memory.
-_LONGEST = 2**20
 
 
 @dataclass(frozen=True)
@@ -159,34 +161,6 @@ def load_text(name: str) -> list[str]:
     return [document.text for document in text_source(name).documents()]
 
 
-def text_of(record: Mapping[str, Any], fields: Sequence[str], where: str) -> Any:
-    """Return the text of a record, str or bytes: of the first field that it has.
-
-    Raises
-    ------
-    DataError
-        If it has none of them, or something that is no text stands there.
-
-    Examples
-    --------
-    >>> text_of({"content": "words", "id": 3}, ("text", "content"), "a record")
-    'words'
-    """
-    for name in fields:
-        value = record.get(name)
-        if isinstance(value, str | bytes):
-            return value
-        if value is not None:
-            raise DataError(f"{name} of {where} is a {type(value).__name__}; texts are str")
-    empty = [name for name in fields if name in record]
-    if empty:
-        return ""
-    raise DataError(
-        f"{where} has none of the fields {', '.join(fields)} (it has: "
-        f"{', '.join(map(str, record)) or 'nothing'}); name its text with fields=(…)"
-    )
-
-
 class _List(TextSource):
     def __init__(self, texts: Sequence[Any]) -> None:
         for number, text in enumerate(texts):
@@ -217,32 +191,15 @@ class _File(TextSource):
     def texts(self, start: int) -> Iterator[str | bytes]:
         kind = _kind_of(self._path)
         if kind == ".txt":
-            yield from islice(_paragraphs(self._path), start, None)
+            yield from islice(paragraphs(self._path), start, None)
         elif kind == ".parquet":
-            yield from _parquet_texts(self._path, self._fields, start)
+            yield from parquet_texts(self._path, self._fields, start)
         else:
-            yield from self._json_lines(start)
-
-    def _json_lines(self, start: int) -> Iterator[str | bytes]:
-        opened = gzip.open if self._path.name.endswith(".gz") else open
-        with opened(self._path, "rb") as file:
-            lines = (pair for pair in enumerate(file, 1) if pair[1].strip())
-            for number, line in islice(lines, start, None):
-                where = f"line {number} of {self._path.name}"
-                text = line.decode("utf-8", "replace")
-                try:
-                    record = json.loads(text)
-                except ValueError as error:
-                    raise DataError(f"{where} is no JSON ({error}); repair or remove it") from error
-                if not isinstance(record, dict):
-                    raise DataError(f"{where} is a {type(record).__name__}; give one object a line")
-                found = text_of(record, self._fields, where)
-                # The text goes on as bytes only if the file's own bytes were at fault.
-                yield found if _REPLACED not in text else _as_bytes(found, line)
+            yield from json_lines(self._path, self._fields, start)
 
     def identity(self) -> dict[str, Any]:
         with self._path.open("rb") as file:
-            first = hashlib.sha256(file.read(_LONGEST)).hexdigest()
+            first = hashlib.sha256(file.read(LONGEST)).hexdigest()
         size = self._path.stat().st_size
         return {"file": self.name, "bytes": size, "begins": first, "fields": list(self._fields)}
 
@@ -290,86 +247,6 @@ class _Records(TextSource):
 def _kind_of(path: Path) -> str | None:
     name = path.name.lower()
     return next((kind for kind in FILE_KINDS if name.endswith(kind)), None)
-
-
-def _as_bytes(text: str, line: bytes) -> str | bytes:
-    """Return a text whose line held bytes that are no UTF-8 as bytes that are none either."""
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return text.encode("utf-8").replace(_REPLACED.encode("utf-8"), b"\xff")
-    return text
-
-
-def _paragraphs(path: Path) -> Iterator[bytes]:
-    """Documents of a text file: what stands between two or more blank lines."""
-    held: list[bytes] = []
-    size = blank = 0
-    with path.open("rb") as file:
-        for line in _lines(file):
-            if line.strip():
-                if held and (blank >= 2 or size + len(line) > _LONGEST):
-                    yield b"".join(held).strip()
-                    held, size = [], 0
-                blank = 0
-            else:
-                blank += 1
-            if held or line.strip():
-                held.append(line)
-                size += len(line)
-    if held:
-        yield b"".join(held).strip()
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines of a file, and parts of those that are longer than a document may be."""
-    rest = b""
-    while line := rest + file.readline(_LONGEST):
-        rest = b""
-        if len(line) >= _LONGEST and not line.endswith(b"\n"):
-            # Whole characters: those cut in two would look like broken UTF-8.
-            end = len(line)
-            while end > len(line) - 4 and line[end - 1] & 0xC0 == 0x80:
-                end -= 1
-            if line[end - 1] >= 0xC0:
-                line, rest = line[: end - 1], line[end - 1 :]
-        yield line
-
-
-def _parquet_texts(path: Path, fields: Sequence[str], start: int) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} is not readable as Parquet ({error})") from error
-    present = [name for name in fields if name in file.schema_arrow.names]
-    if not present:
-        text_of(dict.fromkeys(file.schema_arrow.names), fields, path.name)
-    row = 0
-    with file:
-        for group in range(file.num_row_groups):
-            n = file.metadata.row_group(group).num_rows
-            if row + n > start:
-                for batch in file.iter_batches(1024, row_groups=[group], columns=present):
-                    # As bytes: Arrow doesn't look whether its strings are UTF-8.
-                    columns = [_as_binary(batch.column(name)).to_pylist() for name in present]
-                    for values in zip(*columns, strict=True):
-                        if row >= start:
-                            record = dict(zip(present, values, strict=True))
-                            yield text_of(record, fields, f"row {row} of {path.name}")
-                        row += 1
-            else:
-                row += n
-
-
-def _as_binary(column: Any) -> Any:
-    import pyarrow as pa
-
-    if pa.types.is_string(column.type):
-        return column.cast(pa.binary())
-    return column.cast(pa.large_binary()) if pa.types.is_large_string(column.type) else column
 
 
 def _looks_like_hub(name: str) -> bool:
