@@ -30,7 +30,7 @@
 # **What it needs.** Nothing: sequences with known features and a session are simulated. With
 # `recording_path` set, the last part runs on any NWB file with sorted units.
 #
-# **How long.** At `smoke` 51 s, at `laptop` 4 min 6 s beside other work, on two cores; `gpu` has not been
+# **How long.** At `smoke` 57 s beside another chapter, at `laptop` 4 min 6 s beside other work, on two cores; `gpu` has not been
 # timed.
 
 # %% tags=["parameters"]
