@@ -201,7 +201,7 @@ def spikes_seed(seed: int, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     wanted = (settings["forget"], *settings["retain"])
     variables = [v for v in candidate_variables(recording, store) if v.name in wanted]
-    rows = {part: np.sort(np.asarray(store.rows(part))) for part in FRACTIONS}
+    rows: Any = {part: np.sort(np.asarray(store.rows(part))) for part in FRACTIONS}
     counts = store.tensor(None).float()
     config = SAEConfig(store.d_in, settings["d_sae"], architecture="topk", k=settings["k"])
     train = TrainConfig(n_steps=settings["n_steps"], **TRAIN)
@@ -321,7 +321,8 @@ def main() -> None:
         table = pd.DataFrame(result[name]["scores"])
         keys = ["limit", *(["refit"] if "refit" in table else []), "sae", "arm"]
         columns = ["forget", "retain", "n_clamped"]
-        print(table.astype(dict.fromkeys(columns, float)).groupby(keys)[columns].mean().round(4))
+        means: Any = table.astype(dict.fromkeys(columns, float)).groupby(keys)[columns].mean()
+        print(means.round(4))
 
 
 if __name__ == "__main__":
