@@ -18,6 +18,7 @@ from saebook.notebook.runs import (
     fingerprint,
     planned_runs,
     read_json,
+    reads_results,
     set_values,
 )
 from saebook.notebook.simulated import simulated_path
@@ -65,6 +66,16 @@ def recording_options(wildcards):
 def content(chapter, wildcards):
     values = set_values(chapter, wildcards.params)
     return fingerprint(chapter, values, recording(wildcards)["content"])
+
+
+def results_read(chapter, wildcards):
+    """Results that a chapter draws, as far as they are made here."""
+    read, keys = reads_results(chapter), (wildcards.recording, NO_RECORDING)
+    return [
+        f"{RUNS}/{other}/{key}-{wildcards.params}/metrics.json"
+        for other, key in (planned_runs(recordings(), CHAPTERS) if read else [])
+        if other in read and key in keys
+    ]
 
 
 def finished(wildcards):
@@ -116,6 +127,7 @@ for position, name in enumerate(chapter_sources()):
             f"chapter_{name}"
         input:
             recording_file,
+            partial(results_read, name),
         output:
             f"{RUNS}/{name}/{{recording}}-{{params}}/metrics.json",
         params:

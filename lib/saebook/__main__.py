@@ -26,6 +26,7 @@ COMMANDS = (
     "collect",
     "status",
     "site",
+    "publish",
     "lab",
     "bench",
 )

@@ -18,7 +18,7 @@ from saebook.notebook.parameters import (
     resolve_parameters,
 )
 from saebook.notebook.project import chapter_sources
-from saebook.notebook.runs import NO_RECORDING, planned_runs
+from saebook.notebook.runs import NO_RECORDING, planned_runs, reads_results
 
 PROJECT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted(path.stem for path in (PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -65,7 +65,9 @@ def papermill(name: str, out: Path, *arguments: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_every_chapter_takes_a_seed(name):
+def test_every_chapter_that_draws_lots_takes_a_seed(name):
+    if reads_results(name):
+        pytest.skip("it draws what other chapters found, and no lots")
     assert "seed" in chapter_parameters(chapter_sources()[name])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,12 +35,12 @@ print(recording_path)
 """
 
 
-def write_chapter(folder: Path, name: str, *cells: str) -> Path:
+def write_chapter(folder: Path, name: str, *cells: str, declared: str = PARAMETERS) -> Path:
     """A chapter without torch, so that it runs in the time a kernel takes to start."""
     notebook = nbformat.v4.new_notebook()
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     heading = nbformat.v4.new_markdown_cell(f"# Chapter {name}\n\n> What $x^2$ is for.", id="title")
-    parameters = nbformat.v4.new_code_cell(PARAMETERS, id="parameters")
+    parameters = nbformat.v4.new_code_cell(declared, id="parameters")
     parameters.metadata["tags"] = ["parameters"]
     code = [nbformat.v4.new_code_cell(source, id=f"c{i}") for i, source in enumerate(cells)]
     notebook.cells = [heading, parameters, *code]
@@ -239,6 +240,29 @@ def test_the_engine_runs_what_is_missing_and_reports_what_failed(checkout):
     assert "ZeroDivisionError" not in (checkout / "reports" / "site" / "index.html").read_text()
 
 
+def test_a_chapter_that_draws_others_waits_for_them(checkout):
+    drawn = (
+        PARAMETERS + '\nresults_of: list[str] = ["30_late"]  # chapters whose results are drawn\n'
+    )
+    read = """
+from saebook.notebook.results import find_results
+folder = pathlib.Path(os.environ["SAEBOOK_RUN_DIR"])
+metrics = find_results("30_late", folder).metrics
+(folder / "metrics.json").write_text(json.dumps({"read": metrics["seed"]}))
+"""
+    # By its place in the order it would come first.
+    write_chapter(checkout, "10_draws", SAVE, read, declared=drawn)
+    write_chapter(checkout, "30_late", "import time; time.sleep(2)", SAVE)
+    for seed in (4, 6):
+        (checkout / "notebooks" / "params" / "laptop.yaml").write_text(
+            f"30_late:\n  seed: {seed}\n"
+        )
+        done = saebook("handbook", "--params", "laptop")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (record,) = (r for r in run_records() if r.chapter == "10_draws")
+        assert json.loads((record.folder / "metrics.json").read_text()) == {"read": seed}
+
+
 def test_the_slurm_profile_plans_one_job_a_chapter(checkout):
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", "-n", "--nolock"],
@@ -254,21 +278,29 @@ def test_the_slurm_profile_plans_one_job_a_chapter(checkout):
 def test_killed_at_any_level_the_same_command_ends_with_the_same_metrics(checkout, victim):
     import psutil
 
-    write_chapter(checkout, "30_slow", "import time; time.sleep(8)", SAVE)
+    write_chapter(checkout, "30_slow", "import time; time.sleep(15)", SAVE)
     command = [sys.executable, "-m", "saebook", "handbook", "--params", "laptop"]
     engine = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     small = checkout / "reports/runs/20_small/simulated-laptop/metrics.json"
     deadline = time.monotonic() + 120
+
+    def is_victim(process: psutil.Process) -> bool:
+        # A process that has just ended has no command any more.
+        with contextlib.suppress(psutil.Error):
+            return victim in " ".join(process.cmdline()) and "bash" not in process.name()
+        return False
+
     target = None
     while target is None and time.monotonic() < deadline:
         time.sleep(0.1)
         top = psutil.Process(engine.pid)
-        found = [
-            process
-            for process in [top, *top.children(recursive=True)]
-            if victim in " ".join(process.cmdline()) and "bash" not in process.name()
-        ]
-        target = found[0] if found and small.is_file() else None
+        found = [p for p in [top, *top.children(recursive=True)] if is_victim(p)]
+        # Snakemake takes a result for whole once its mark of an unfinished job is gone.
+        marks = [m for m in (checkout / ".snakemake" / "incomplete").rglob("*") if m.is_file()]
+        target = found[0] if found and small.is_file() and len(marks) == 1 else None
+    if target is None:
+        engine.kill()
+        engine.wait()
     assert target is not None
     before = small.stat().st_mtime_ns
     target.kill()

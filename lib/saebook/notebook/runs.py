@@ -162,6 +162,12 @@ def uses_recording(chapter: str) -> bool:
     return "recording_path" in chapter_parameters(chapter_source(chapter))
 
 
+def reads_results(chapter: str) -> list[str]:
+    """Chapters whose results a chapter draws: the default of its parameter ``results_of``."""
+    declared = chapter_parameters(chapter_source(chapter)).get("results_of")
+    return [] if declared is None else [chapter_source(name).stem for name in declared.default]
+
+
 def set_values(chapter: str, params: str) -> dict[str, Any]:
     """Flat, checked values that a chapter takes from a parameter set of the checkout.
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
+from saebook.metrics import mean_interval
 from saebook.plots.spikes import require_columns
 from saebook.plots.style import GREY, PAGE_WIDTH, PALETTE, panels, styled, vertical_line
 
@@ -27,6 +28,8 @@ def plot_contestants(
     controls: Sequence[str] = (),
     targets: Mapping[str, float] | None = None,
     title: str = "",
+    intervals: bool = False,
+    width: float = PAGE_WIDTH,
 ) -> Figure:
     """Several scores of several models, one row per model, every run a point.
 
@@ -44,6 +47,10 @@ def plot_contestants(
         Value of a score that was asked for, as a dashed line.
     title : str
         Of the figure.
+    intervals : bool
+        Draw the 95 % interval of each mean, from three runs on, as a pale bar.
+    width : float
+        Of the figure, inches.
 
     Returns
     -------
@@ -64,7 +71,7 @@ def plot_contestants(
     require_columns(runs, ["model", *scores], "runs")
     models = list(dict.fromkeys(runs["model"]))
     height = 0.75 + 0.2 * len(models) + (0.25 if title else 0.0)
-    figure, axes = panels(1, len(scores), height=height, sharey=True)
+    figure, axes = panels(1, len(scores), width=width, height=height, sharey=True)
     matched = runs["matched"].to_numpy(bool) if "matched" in runs else np.ones(len(runs), bool)
     place = np.array([models.index(model) for model in runs["model"]], float)
     is_control = runs["model"].isin(controls).to_numpy()
@@ -76,6 +83,10 @@ def plot_contestants(
             if len(own):
                 color = GREY if model in controls else PALETTE["blue"]
                 panel.plot([own.mean()] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.4)
+                if intervals and len(own) > 2:
+                    over = mean_interval(own)
+                    panel.plot([over.low, over.high], [row, row], color=color, linewidth=2.6,
+                               alpha=0.35, solid_capstyle="butt")  # fmt: skip
         for control, color in ((False, PALETTE["blue"]), (True, GREY)):
             for full in (True, False):
                 at = drawn & (is_control == control) & (matched == full)
