@@ -303,7 +303,8 @@ def test_what_cannot_be_decoded_can_neither_be_forgotten_nor_kept():
     noise = stepped(np.random.default_rng(7).random(N), "noise")
     with pytest.raises(SelectionError, match="noise"):
         decoding_damage(Axes(), x, [*variables, noise], "noise", train=TRAIN, test=TEST)
-    damage = decoding_damage(Axes(), x, [*variables, noise], "a", train=TRAIN, test=TEST)
+    with pytest.warns(UserWarning, match="neither kept nor lost: noise"):
+        damage = decoding_damage(Axes(), x, [*variables, noise], "a", train=TRAIN, test=TEST)
     # A variable that was never there does not count as kept or lost.
     assert damage([Clamp((1,), (0.0,))])[0]["retain"] == 1.0
     scores = decoding_scores(Axes(), x, variables, train=TRAIN, test=TEST)

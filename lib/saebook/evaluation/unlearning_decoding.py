@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -143,6 +144,12 @@ def decoding_damage(
     DataError, ConfigError
         Shapes, names or settings don't fit.
 
+    Warns
+    -----
+    UserWarning
+        Names the variables to keep that can't be decoded to begin with: they count as neither
+        kept nor lost.
+
     Notes
     -----
     Readouts and their scores are those of :class:`~saebook.evaluation.Reader`.
@@ -261,6 +268,13 @@ def _decodable(before: dict[str, dict[str, float]], forget: str) -> list[str]:
         raise SelectionError(
             f"decoding scores before any clamp: {scores}. The variable to forget and at least "
             f"one other need {DECODABLE}: choose variables that the recording holds"
+        )
+    if len(able) < len(before["test"]):
+        left = ", ".join(f"{n} {s:.3f}" for n, s in before["test"].items() if n not in able)
+        warnings.warn(
+            f"not decodable before any clamp, so neither kept nor lost: {left} (at least "
+            f"{DECODABLE} is needed on all rows that are scored)",
+            stacklevel=3,
         )
     return [n for n in able if n != forget]
 
