@@ -267,7 +267,7 @@ class LFADS(Method):
         """Factors [n, n_factors] and rates [n, n_targets], means over draws."""
         model, n_samples = self._fitted(), self.config.n_samples
         windows = [p for rows in trials.values() for p in chop(rows, self._window, self._overlap)]
-        factors, rates = [None] * len(windows), [None] * len(windows)
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         size = max(1, AT_ONCE // n_samples)
         by_length: dict[int, list[int]] = {}
         for i, rows in enumerate(windows):
@@ -280,9 +280,9 @@ class LFADS(Method):
                 for first in range(0, len(members), size):
                     some = members[first : first + size]
                     seen = torch.from_numpy(np.stack([x[windows[i]] for i in some])).float()
-                    found = _mean_over_draws(model, seen.to(self.device), noise)
-                    for i, own_factors, own_rates in zip(some, *found):
-                        factors[i], rates[i] = own_factors, own_rates
+                    means = _mean_over_draws(model, seen.to(self.device), noise)
+                    found.update(zip(some, zip(*means)))
+        factors, rates = ([found[i][j] for i in range(len(windows))] for j in (0, 1))
         return merge(windows, factors, len(x)), merge(windows, rates, len(x))
 
     def _fitted(self) -> LFADSModel:
