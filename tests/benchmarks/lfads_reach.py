@@ -154,7 +154,7 @@ def lfads(data: Data, config: LFADSConfig, seed: int) -> tuple[float, dict]:
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
         "cpu_s_per_epoch": round(cpu / len(history), 3),
-        "device": str(method.device),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
 
 

@@ -507,7 +507,7 @@ def test_what_cannot_be_used_is_refused():
     with pytest.raises(DataError, match="validation trials hold no spike"):
         method.fit(counts * (trials < 4)[:, None], trials, validation=trials >= 4)
     with pytest.raises(EnvironmentProblem, match="nonsense"):
-        LFADS(device="nonsense")
+        LFADS(config=config, device="nonsense").fit(counts, trials)
 
 
 def test_a_loss_that_is_not_finite_stops_training():
