@@ -433,6 +433,8 @@ def test_the_best_epoch_is_kept_and_patience_ends_training():
     # Counts without structure: nothing to find, so the search has to end early.
     assert len(history) == history["best"].idxmax() + 1 + 5 < 60
     assert history["learning_rate"].iloc[-1] == pytest.approx(4e-3 * 0.95**2)
+    assert method.fit_messages == ()
+    assert "ended at max_epochs = 2" in fitted()[0].fit_messages[0]
 
 
 def test_saved_and_loaded_it_gives_the_same_numbers(tmp_path):

@@ -223,6 +223,15 @@ class LFADS(Method):
         seed = self.random_state
         self.model = LFADSModel(self.config, n_units, targets.shape[1], seed=seed).to(device)
         self.history = train(self.model, *sets, seed=seed, progress=self.progress)
+        since = len(self.history) - 1 - int(self.history["best"].to_numpy().argmax())
+        self.fit_messages = (
+            ()
+            if since >= self.config.patience
+            else (
+                f"training ended at max_epochs = {self.config.max_epochs}, {since} epochs after the "
+                f"best: {self.config.patience} without improvement would have ended it",
+            )
+        )
 
     def _transform(self, x: np.ndarray, trials: Trials) -> np.ndarray:
         return self._posterior_means(x, trials)[0]
