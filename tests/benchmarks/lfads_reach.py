@@ -36,7 +36,9 @@ STEP_S = 0.005
 FROM_S, TO_S = -0.3, 0.7
 SIGMAS_S = (0.05, 0.08, 0.12, 0.2)
 STRENGTHS = (1e-3, 1e-2, 1e-1)
-N_FACTORS = (6, 10)
+# Of GPFA; each iteration of all trials takes about a second.
+N_FACTORS = (8,)
+N_ITERATIONS = 40
 METHODS = ["true rates", "true rates with gain", "smoothing", "GPFA", "LFADS"]
 SIZES = {"tiny": LFADSConfig.tiny, "compact": LFADSConfig.compact, "full": LFADSConfig}
 
@@ -128,11 +130,11 @@ def gpfa(data: Data, bin_size_s: float) -> tuple[float, dict]:
     x, train = data.counts[:, : data.n_in], data.rows("train")
     found = []
     for n in N_FACTORS:
-        method = GPFA(x_dim=n, bin_size_s=bin_size_s, em_max_iters=100)
+        method = GPFA(x_dim=n, bin_size_s=bin_size_s, em_max_iters=N_ITERATIONS)
         method.fit(x[train], data.trials[train])
         found.append((*read_out(data, method.transform(x, data.trials)), n))
     _, rates, alpha, n = max(found, key=lambda f: f[0])
-    return score(data, rates, "test"), {"x_dim": n, "alpha": alpha}
+    return score(data, rates, "test"), {"x_dim": n, "iterations": N_ITERATIONS, "alpha": alpha}
 
 
 def lfads(data: Data, config: LFADSConfig, seed: int) -> tuple[float, dict]:

@@ -506,8 +506,11 @@ def test_what_cannot_be_used_is_refused():
         method.fit(counts, trials, validation=np.ones(60, bool))
     with pytest.raises(DataError, match="one boolean"):
         method.fit(counts, trials, validation=np.ones(5, bool))
-    with pytest.raises(DataError, match="validation trials hold no spike"):
+    with pytest.raises(DataError, match="units have no spike in the validation trials"):
         method.fit(counts * (trials < 4)[:, None], trials, validation=trials >= 4)
+    silent = np.hstack([counts, np.zeros((60, 1))])
+    with pytest.raises(DataError, match="held-out units have no spike in the training trials"):
+        method.fit(counts, trials, targets=silent)
     with pytest.raises(EnvironmentProblem, match="nonsense"):
         LFADS(config=config, device="nonsense").fit(counts, trials)
 

@@ -218,8 +218,12 @@ class LFADS(Method):
             )
         sets = [self._windows(rows, x, targets).to(device) for rows in (training, validation)]
         for name, windows in zip(("training", "validation"), sets):
-            if not windows.targets.any():
-                raise DataError(f"the {name} trials hold no spike: give longer ones, or others")
+            scored = windows.targets[:, :, n_units * windows.has_held_out :]
+            if not scored.any():
+                which = "held-out units" if windows.has_held_out else "units"
+                raise DataError(
+                    f"the {which} have no spike in the {name} trials: give longer ones, or others"
+                )
         seed = self.random_state
         self.model = LFADSModel(self.config, n_units, targets.shape[1], seed=seed).to(device)
         self.history = train(self.model, *sets, seed=seed, progress=self.progress)
