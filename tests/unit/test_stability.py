@@ -504,10 +504,12 @@ def nested_truth(n: int = 4000):
     return features, nested_pairs(known.parent)
 
 
-def halves(*tables: torch.Tensor):
-    """Training and test rows of each, in the order that the scores take them."""
-    cut = len(tables[0]) // 2
-    return *(t[:cut] for t in tables), *(t[cut:] for t in tables)
+def halves(
+    latents: torch.Tensor, features: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Training and test rows, in the order that the scores take them."""
+    cut = len(latents) // 2
+    return latents[:cut], features[:cut], latents[cut:], features[cut:]
 
 
 def test_true_features_neither_split_nor_absorb():

@@ -45,15 +45,13 @@ def stability_by(
     """
     if column not in latents or share not in latents:
         raise DataError(f"latents have columns {list(latents)}: {column!r} or {share!r} is missing")
-    known = latents[[column, share]].dropna().astype(float)
+    known = latents[[column, share]].astype(float).dropna()
     if known.empty:
         raise DataError(f"{column} is unknown for every latent: nothing to divide into classes")
-    edges = np.quantile(known[column], np.linspace(0, 1, min(n_bins, len(known)) + 1)[1:-1])
+    values, shares = known.to_numpy().T
+    edges = np.quantile(values, np.linspace(0, 1, min(n_bins, len(values)) + 1)[1:-1])
     # A class without a latent, where values repeat, is left out.
-    _, classes = np.unique(
-        np.searchsorted(edges, known[column].to_numpy(), side="left"), return_inverse=True
-    )
-    values, shares = known[column].to_numpy(), known[share].to_numpy()
+    _, classes = np.unique(np.searchsorted(edges, values, side="left"), return_inverse=True)
     rows = []
     for number in range(int(classes.max()) + 1):
         own, part = values[classes == number], shares[classes == number]
