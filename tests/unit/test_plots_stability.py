@@ -61,7 +61,9 @@ def test_angles_are_beside_their_controls():
     figure = plot_angles([np.array([0.0, 45.0])] * 3, {"random": [np.array([[60.0, 80.0]])]})
     (axis,) = figure.axes
     assert len(axis.lines) == 4
-    assert len(axis.get_legend().get_texts()) == 2
+    legend = axis.get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 2
 
 
 def test_sessions_have_a_row_per_pair_and_a_panel_per_way():

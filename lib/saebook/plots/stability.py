@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from saebook.plots.losses import legend_columns
 from saebook.plots.spikes import require_columns
@@ -15,6 +16,7 @@ from saebook.plots.style import GREY, LIGHT_GREY, PAGE_WIDTH, PALETTE, panels, s
 
 COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
 NULL_STYLES = ("-", (0, (4, 3)), (0, (1, 2)), "-.")
+CONTROL_COLOURS = ("vermillion", "orange", "purple")
 NULL_MARKS = ("|", "x", "+", "2")
 
 
@@ -67,7 +69,7 @@ def plot_matched_cosines(
 @styled
 def plot_shares(
     points: pd.DataFrame,
-    intervals: pd.DataFrame,
+    means: pd.DataFrame,
     labels: Mapping[str, str],
     *,
     value_label: str = "share of latents found again",
@@ -79,7 +81,7 @@ def plot_shares(
     ----------
     points : DataFrame
         One row per repetition or pair: ``model`` and one column per score.
-    intervals : DataFrame
+    means : DataFrame
         One row per model and score: ``model``, ``score``, ``mean``, ``low``, ``high`` (NaN where
         there is none), and one column per null, with its mean.
     labels : mapping of str to str
@@ -107,9 +109,9 @@ def plot_shares(
     1
     """
     require_columns(points, ["model", *labels], "points")
-    require_columns(intervals, ["model", "score", "mean", "low", "high"], "intervals")
-    models = list(dict.fromkeys(intervals["model"]))
-    nulls = [c for c in intervals if c not in ("model", "score", "mean", "low", "high", "n")]
+    require_columns(means, ["model", "score", "mean", "low", "high"], "means")
+    models = list(dict.fromkeys(means["model"]))
+    nulls = [c for c in means if c not in ("model", "score", "mean", "low", "high", "n")]
     height = 1.15 + 0.24 * len(models)
     figure, axes = panels(1, len(labels), height=height, sharey=True)
     for axis, (score, title) in zip(axes, labels.items(), strict=True):
@@ -117,15 +119,13 @@ def plot_shares(
             colour = GREY if model in controls else PALETTE["blue"]
             own = points.loc[points["model"] == model, score].to_numpy(float)
             axis.plot(own, np.full(len(own), place), "o", color=colour, ms=3, alpha=0.35, mew=0)
-            row = intervals[(intervals["model"] == model) & (intervals["score"] == score)]
-            for _, at in row.iterrows():
-                mean, low, high = (float(at[name]) for name in ("mean", "low", "high"))
+            at = means[(means["model"] == model) & (means["score"] == score)].to_dict("records")
+            for row in at:
+                mean, low, high = (row[name] for name in ("mean", "low", "high"))
                 axis.plot([low, high], [place] * 2, color=colour, lw=1.6, zorder=3)
                 axis.plot([mean] * 2, [place - 0.25, place + 0.25], color=colour, lw=1.6, zorder=3)
                 for null, mark in zip(nulls, NULL_MARKS):
-                    axis.plot(
-                        float(at[null]), place, mark, color=PALETTE["vermillion"], ms=6, mew=1.1
-                    )
+                    axis.plot(row[null], place, mark, color=PALETTE["vermillion"], ms=6, mew=1.1)
             axis.axhline(place, color="#eeeeee", lw=0.6, zorder=0)
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xlabel=value_label)
         axis.set_title(title, fontsize=8)
@@ -182,6 +182,10 @@ def plot_classes(
         every = every[np.isfinite(every)]
         if len(every) and every.min() > 0 and every.max() > 10 * every.min():
             axis.set_xscale("log")
+            subs = (1.0,) if every.max() > 300 * every.min() else (1.0, 3.0)
+            axis.xaxis.set_major_locator(LogLocator(subs=subs, numticks=5))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(labels.get(name, name))
         axis.grid(axis="y")
     axes[0].set(ylim=(-0.03, 1.03), ylabel="share of other seeds\nthat find it")
@@ -245,7 +249,7 @@ def plot_angles(
             )
     axis.set(ylim=(-2, 92), yticks=[0, 30, 60, 90], xlabel="dimension of the subspaces")
     axis.set_ylabel("principal angle (degrees)")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.grid(axis="y")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
@@ -281,35 +285,31 @@ def plot_session_matches(matches: pd.DataFrame) -> Figure:
     require_columns(
         matches, ["pair", "way", "share", "control", "chance", "chance_high"], "matches"
     )
-    ways = list(dict.fromkeys(matches["way"]))
-    most = max(matches[matches["way"] == way]["pair"].nunique() for way in ways)
-    figure, axes = panels(1, len(ways), height=1.2 + 0.2 * most)
+    rows = matches.to_dict("records")
+    pairs_of: dict[str, dict[str, list]] = {}
+    for row in rows:
+        pairs_of.setdefault(row["way"], {}).setdefault(row["pair"], []).append(row)
+    controls = list(dict.fromkeys(matches["control"]))
+    most = max(len(pairs) for pairs in pairs_of.values())
+    figure, axes = panels(1, len(pairs_of), height=1.3 + 0.22 * most)
     handles = {}
-    for axis, way in zip(axes, ways, strict=True):
-        part = matches[matches["way"] == way]
-        pairs = list(dict.fromkeys(part["pair"]))
-        for place, pair in enumerate(pairs):
-            rows = part[part["pair"] == pair]
+    for axis, (way, pairs) in zip(axes, pairs_of.items(), strict=True):
+        for place, own in enumerate(pairs.values()):
             (handles["found"],) = axis.plot(
-                float(rows["share"].iloc[0]), place, "o", color=PALETTE["blue"], ms=4.5, zorder=3
+                own[0]["share"], place, "o", color=PALETTE["blue"], ms=4.5, zorder=3
             )
-            for offset, (_, row) in enumerate(rows.iterrows()):
-                colour = (PALETTE["vermillion"], PALETTE["orange"], GREY)[offset % 3]
-                at = place + 0.16 * (offset + 1)
+            for offset, row in enumerate(own):
+                colour = PALETTE[CONTROL_COLOURS[controls.index(row["control"]) % 3]]
+                at = place + 0.17 * (offset + 1)
                 axis.plot([row["chance"], row["chance_high"]], [at] * 2, color=colour, lw=1.3)
                 (handles[f"by chance: {row['control']}"],) = axis.plot(
-                    float(row["chance"]), at, "|", color=colour, ms=6, mew=1.3
+                    row["chance"], at, "|", color=colour, ms=6, mew=1.3
                 )
             axis.axhline(place, color=LIGHT_GREY, lw=0.5, zorder=0)
-        axis.set_yticks(range(len(pairs)), pairs)
+        axis.set_yticks(range(len(pairs)), list(pairs))
         axis.set(ylim=(len(pairs) - 0.4, -0.6), xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
         axis.set_xlabel("share of latents found")
         axis.set_title(way, fontsize=8)
         axis.tick_params(axis="y", length=0)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(len(handles), 3),
-    )
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
     return figure
