@@ -1,5 +1,6 @@
 """Every score's one definition, as pure functions on tensors."""
 
+from saebook.metrics.agreement import LatentAgreement, correlation_matrix, latent_agreement
 from saebook.metrics.calibration import (
     calibration_slope,
     floored,
@@ -7,7 +8,7 @@ from saebook.metrics.calibration import (
     spike_ratio,
 )
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
-from saebook.metrics.intervals import MeanInterval, mean_interval
+from saebook.metrics.intervals import MeanInterval, mean_interval, pairwise_interval
 from saebook.metrics.language import (
     loss_recovered,
     next_token_kl,
@@ -37,6 +38,7 @@ from saebook.metrics.segments import SegmentChoice, SegmentFit, choose_segments,
 from saebook.metrics.shrinkage import ShrinkageSums, shrinkage
 from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
 from saebook.metrics.spikes import are_counts, bits_per_spike, fano_factor
+from saebook.metrics.subspaces import principal_angles, spanning_basis, subspace_overlap
 from saebook.metrics.temporal import (
     activity_information,
     autocorrelation,
@@ -46,6 +48,7 @@ from saebook.metrics.temporal import (
 
 __all__ = [
     "CardSums",
+    "LatentAgreement",
     "LatentSums",
     "MatchScores",
     "MeanInterval",
@@ -62,6 +65,7 @@ __all__ = [
     "bits_per_spike",
     "calibration_slope",
     "choose_segments",
+    "correlation_matrix",
     "cosine",
     "cosine_similarity_matrix",
     "dead_fraction",
@@ -77,6 +81,7 @@ __all__ = [
     "l0",
     "l2_ratio",
     "lagged_rows",
+    "latent_agreement",
     "loss_recovered",
     "match_one_to_one",
     "match_scores",
@@ -84,11 +89,15 @@ __all__ = [
     "mmcs",
     "next_token_kl",
     "next_token_losses",
+    "pairwise_interval",
     "pareto_front",
+    "principal_angles",
     "r2_per_example",
     "r2_per_unit",
     "same_group_pairs",
     "scored_positions",
     "shrinkage",
+    "spanning_basis",
     "spike_ratio",
+    "subspace_overlap",
 ]

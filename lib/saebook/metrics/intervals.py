@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from saebook.errors import DataError
@@ -87,3 +87,62 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> MeanInte
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in points) / (n - 1))
     half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * spread / math.sqrt(n)
     return MeanInterval(mean, mean - half, mean + half, n, confidence)
+
+
+def pairwise_interval(values: Sequence[Sequence[float]], confidence: float = 0.95) -> MeanInterval:
+    """Mean over all pairs of repetitions, with an interval over the repetitions.
+
+    Every repetition is in many pairs, so pairs are not independent and their spread would promise
+    too much. The jackknife leaves one repetition out with all its pairs.
+
+    Parameters
+    ----------
+    values : sequence of sequence of float
+        [n, n], the value of each pair; the diagonal is not read. Where the value of (a, b) is not
+        that of (b, a), both count.
+    confidence : float
+        Coverage, between 0 and 1 (both excluded).
+
+    Returns
+    -------
+    MeanInterval
+        ``n`` is the number of repetitions; ``low`` and ``high`` are NaN for two, which make one
+        pair.
+
+    Raises
+    ------
+    DataError
+        Not square, fewer than two repetitions, or a value of a pair that is not finite.
+
+    Notes
+    -----
+    Source: Arvesen (1969), jackknifing U-statistics: pseudo-values
+    ``n · θ - (n - 1) · θ₍₋ᵢ₎`` and Student's t-interval over them.
+
+    Examples
+    --------
+    >>> print(pairwise_interval([[0, 1.0, 2.0], [1.0, 0, 3.0], [2.0, 3.0, 0]]))
+    2.000 [-2.968, 6.968] (n = 3)
+    >>> print(pairwise_interval([[0, 0.5], [0.7, 0]]))
+    0.600 (n = 2, no interval)
+    """
+    rows = [[float(value) for value in row] for row in values]
+    n = len(rows)
+    if n < 2 or any(len(row) != n for row in rows):
+        raise DataError(
+            f"values have rows of lengths {[len(row) for row in rows]}: give one row and one "
+            "column per repetition, at least two"
+        )
+    pair = {(i, j): rows[i][j] for i in range(n) for j in range(n) if i != j}
+    if bad := [where for where, value in pair.items() if not math.isfinite(value)]:
+        raise DataError(f"the value of pair {bad[0]} is not finite: leave that repetition out")
+    whole = math.fsum(pair.values()) / len(pair)
+    if n == 2:
+        return MeanInterval(whole, math.nan, math.nan, n, confidence)
+    left_out = [
+        math.fsum(value for where, value in pair.items() if i not in where) / ((n - 1) * (n - 2))
+        for i in range(n)
+    ]
+    spread = mean_interval([n * whole - (n - 1) * one for one in left_out], confidence)
+    half = spread.high - spread.mean
+    return MeanInterval(whole, whole - half, whole + half, n, confidence)
