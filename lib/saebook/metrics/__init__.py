@@ -6,6 +6,7 @@ from saebook.metrics.calibration import (
     information_share,
     spike_ratio,
 )
+from saebook.metrics.coactivity import Coactivity, coactivity
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
 from saebook.metrics.intervals import MeanInterval, mean_interval
 from saebook.metrics.language import (
@@ -46,6 +47,7 @@ from saebook.metrics.temporal import (
 
 __all__ = [
     "CardSums",
+    "Coactivity",
     "LatentSums",
     "MatchScores",
     "MeanInterval",
@@ -62,6 +64,7 @@ __all__ = [
     "bits_per_spike",
     "calibration_slope",
     "choose_segments",
+    "coactivity",
     "cosine",
     "cosine_similarity_matrix",
     "dead_fraction",
