@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from saebook.errors import DataError
-from saebook.plots.latent_panels import DRAWN_BY, PANELS, SIZE, empty
+from saebook.plots.latent_panels import draw_time, draw_trials, draw_tuning, draw_weights
+from saebook.plots.lettering import empty
+from saebook.plots.moment_panels import draw_closeup, draw_coactive, draw_moments
 from saebook.plots.style import in_style, styled
 
-HEADING = 0.45
+# Of every panel, inches; and the places of its axes: left, bottom, width, height, inches.
+SIZE = (4.0, 2.2)
+WHOLE = ((0.62, 0.42, 3.14, 1.52),)
+PANELS: dict[str, tuple[tuple[float, float, float, float], ...]] = {
+    "time": WHOLE,
+    "tuning": WHOLE,
+    "trials": WHOLE,
+    "weights": ((0.62, 0.52, 3.14, 1.42),),
+    "moments": WHOLE,
+    "closeup": ((0.62, 1.42, 3.14, 0.52), (0.62, 0.42, 3.14, 0.94)),
+    "coactive": WHOLE,
+}
+DRAWN_BY: dict[str, Callable[..., None]] = {
+    "time": draw_time,
+    "tuning": draw_tuning,
+    "trials": draw_trials,
+    "weights": draw_weights,
+    "moments": draw_moments,
+    "closeup": draw_closeup,
+    "coactive": draw_coactive,
+}
+HEADING = 0.3
 
 
 @styled

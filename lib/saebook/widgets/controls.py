@@ -12,8 +12,7 @@ import ipywidgets
 from ipywidgets import Layout
 
 from saebook.evaluation.profiles.profiles import N_COACTIVE
-from saebook.plots.latent_panels import SIZE
-from saebook.plots.latent_profile import LivePanel
+from saebook.plots.latent_profile import SIZE, LivePanel
 from saebook.widgets.exploring import Exploring, words_of
 from saebook.widgets.latent_table import GAP
 

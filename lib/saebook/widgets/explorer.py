@@ -223,6 +223,16 @@ class LatentExplorer:
             data = {**(self.widget()._repr_mimebundle_() or {}), **data}
         return data, {"image/png": {"width": WIDTH_PX, "alt": words}}
 
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
+        if not _someone_is_there():
+            # Most pages made from notebooks drop an image's description, so it stands below.
+            words = data["text/plain"]
+            display({"text/markdown": words, "text/plain": words}, raw=True)
+
     def _drawn(self) -> tuple[Figure, str]:
         pieces = {name: self._state.piece(name) for name in PIECES}
         return plot_latent_profile(pieces, title=self.description), self._words(pieces)

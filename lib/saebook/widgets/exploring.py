@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from saebook.errors import DataError
 from saebook.evaluation.profiles import LatentProfiles, coactive_words
 from saebook.widgets.latent_table import LatentTable
@@ -140,10 +143,13 @@ class Exploring:
         known = []
         for name in self.table.columns:
             value = self.table.frame[name].iloc[self._latent]
-            if name not in ("latent", "density") and value == value and value is not None:
-                known.append(
-                    f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                )
+            if name in ("latent", "density") or pd.isna(value):
+                continue
+            if isinstance(value, bool | np.bool_):
+                known.append(name if value else f"not {name}")
+            else:
+                number = isinstance(value, float)
+                known.append(f"{name} {value:.3g}" if number else f"{name} {value}")
         return "; ".join([words, *known])
 
     def _checked(self, latent: int) -> int:

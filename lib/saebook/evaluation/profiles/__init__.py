@@ -7,6 +7,7 @@ from saebook.evaluation.profiles.bands import (
     shifted_curves,
 )
 from saebook.evaluation.profiles.columns import LatentColumns
+from saebook.evaluation.profiles.following import Following
 from saebook.evaluation.profiles.pieces import (
     Closeup,
     Moments,
@@ -24,6 +25,7 @@ from saebook.evaluation.profiles.trials import EventGrid, labelled_runs
 __all__ = [
     "Closeup",
     "EventGrid",
+    "Following",
     "LatentColumns",
     "LatentProfiles",
     "Moments",

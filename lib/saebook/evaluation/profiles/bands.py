@@ -14,6 +14,8 @@ N_DRAWS = 200
 FEWEST_DRAWS = 39
 LEVELS = (0.025, 0.975)
 CHUNK_VALUES = 1_000_000
+# Drift may carry the labels of early and late trials apart, but hardly those of neighbours.
+BLOCK_TRIALS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +135,13 @@ def permuted_band(
     Parameters
     ----------
     sums, counts : array
-        [n_trials, n_steps] summed activity, and rows summed over.
+        [n_trials, n_steps] summed activity, and rows summed over; trials in the order of time.
     label : array
         [n_trials] int condition of each trial.
     n_labels : int
         Number of conditions.
     n_draws : int
-        Permutations of the labels over trials.
+        Permutations of the labels, each within blocks of 16 consecutive trials.
     seed : int
         Of the permutations.
 
@@ -175,8 +177,11 @@ def permuted_band(
     rng = np.random.default_rng(seed)
     curves = np.empty((n_draws, len(present), sums.shape[1]))
     both = np.concatenate([sums, counts], axis=1)
+    by_label = np.argsort(label, kind="stable")
+    block = np.arange(len(label)) // BLOCK_TRIALS
     for draw in range(n_draws):
-        total = np.add.reduceat(both[rng.permutation(len(both))], begins, axis=0)
+        order = np.lexsort((rng.random(len(label)), block))
+        total = np.add.reduceat(both[order[by_label]], begins, axis=0)
         n = total[:, sums.shape[1] :]
         curves[draw] = total[:, : sums.shape[1]] / np.where(n > 0, n, np.nan)
     known = np.isfinite(curves).all(axis=(0, 1))

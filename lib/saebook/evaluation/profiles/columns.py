@@ -49,9 +49,10 @@ class LatentColumns:
     def __init__(self, blocks: Iterable[Any]) -> None:
         from scipy import sparse
 
-        kept, done = [], 0
+        kept: list[Any] = []
+        done = 0
         for block in blocks:
-            part = sparse.csr_array(block, dtype=np.float32)
+            part: Any = sparse.csr_array(block, dtype=np.float32)
             part.eliminate_zeros()
             if not np.isfinite(part.data).all():
                 bad = int(np.argmax(~np.isfinite(part.data)))

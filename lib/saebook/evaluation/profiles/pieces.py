@@ -112,7 +112,7 @@ class Tuning:
             return f"{what}: none"
         _, step = np.unravel_index(np.nanargmax(self.curves), self.curves.shape)
         at = f"{self.variable.centres[step]:.3g}"
-        if self.variable.kind == "categorical" and len(self.variable.conditions):
+        if self.variable.kind == "categorical" and self.variable.conditions:
             at = self.variable.conditions[step]
         words = f"{what}: highest at {at}"
         if self.band is None:

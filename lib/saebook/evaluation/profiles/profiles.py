@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from saebook.data.spikes.session import decorrelation_lag
 from saebook.errors import DataError
-from saebook.evaluation.profiles.bands import FEWEST_DRAWS, permuted_band, shifted_band
 from saebook.evaluation.profiles.columns import LatentColumns
+from saebook.evaluation.profiles.following import Following
 from saebook.evaluation.profiles.pieces import (
     Closeup,
     Moments,
@@ -23,8 +21,6 @@ from saebook.evaluation.profiles.pieces import (
     Weights,
 )
 from saebook.evaluation.profiles.spiking import Spiking
-from saebook.evaluation.profiles.trials import EventGrid, labelled_runs
-from saebook.evaluation.tuning import tuning_curves
 from saebook.evaluation.variables import Variable
 
 N_PIXELS = 600
@@ -106,13 +102,16 @@ class LatentProfiles:
                     f"the {name} has shape {weights.shape} for {n_latents} latents and "
                     f"{len(self.spiking.units)} units"
                 )
-        self._grids: dict[str, EventGrid] = {}
-        self._paces: dict[str, int] = {}
 
     @cached_property
     def by_name(self) -> dict[str, Variable]:
         """Variables by name."""
-        return {variable.name: variable for variable in self.variables}
+        return self.following.by_name
+
+    @cached_property
+    def following(self) -> Following:
+        """The variables, and what their tuning would be by chance."""
+        return Following(self.variables, self.time, self.bin_size_s, self.trial)
 
     def moments(self, latent: int, n: int = N_MOMENTS) -> np.ndarray:
         """Rows of the largest activity, half a second apart or more, largest first [≤ n]."""
@@ -146,65 +145,17 @@ class LatentProfiles:
 
     def over_trials(self, latent: int, variable: str | None) -> OverTrials | None:
         """Activity around an event; around another event of the file where `variable` is none."""
-        event = self.event_for(variable)
+        event = self.following.event_for(variable)
         if event is None:
             return None
-        grid = self._grid(event)
+        grid = self.following.grid(event)
         order = np.argsort(grid.label, kind="stable")
         activity = grid.matrix(*self.columns.of(latent))[order]
         return OverTrials(grid.event, grid.conditions, grid.lags_s, activity, grid.label[order])
 
-    def event_for(self, variable: str | None) -> str | None:
-        """The event that trials are aligned to: the variable itself, or one split by conditions."""
-        chosen = self.by_name.get(variable or "")
-        if chosen is not None and chosen.kind == "event":
-            return chosen.name
-        events = [v for v in self.variables if v.kind == "event" and (v.group >= 0).any()]
-        return max(events, key=lambda v: len(v.conditions) > 0).name if events else None
-
     def tuning(self, latent: int, variable: str) -> Tuning:
-        """Mean activity over a variable, with its null band.
-
-        Time from an event is set against circular shifts, or, where conditions split it, against
-        permuted labels of the trials; so are categories. Everything else is set against circular
-        shifts among the bins where it is known, of at least twice the autocorrelation time.
-        """
-        about = self.by_name[variable]
-        n_curves = about.n_groups // len(about.centres)
-        curves = tuning_curves(self.columns.dense(latent), about.group, about.n_groups)
-        curves = curves.reshape(n_curves, len(about.centres))
-        if not self.columns.n_active[latent]:
-            return Tuning(about, curves, None, "never active")
-        if about.kind == "event" and len(about.conditions) > 1:
-            label, of = self._grid(variable).label, self._grid(variable).trial
-            band = self._permuted(latent, about, of, label, about.group % len(about.centres))
-            return Tuning(about, curves, band, "" if band else "too few trials to permute")
-        if about.kind == "categorical":
-            runs = labelled_runs(about.group, self.trial)
-            label = np.zeros(runs.max(initial=-1) + 1, dtype=np.int64)
-            label[runs[runs >= 0]] = about.group[runs >= 0]
-            band = self._permuted(latent, about, runs, label, np.zeros(len(runs), np.int64))
-            if band is not None:
-                spread = {
-                    "low": np.full(curves.size, band.low[0]),
-                    "high": np.full(curves.size, band.high[0]),
-                }
-                band = replace(band, **spread)
-            return Tuning(about, curves, band, "" if band else "too few trials to permute")
-        # Windows around events follow one another once what lies between is cut out, so shifts
-        # among them alone would bring every trial back into place.
-        known = about.group >= 0 if about.kind != "event" else np.ones(len(about.group), bool)
-        place = np.cumsum(known) - 1
-        rows, values = self.columns.of(latent)
-        rows, values = rows[known[rows]], values[known[rows]]
-        shortest = 2 * max(
-            self._pace_of(about, known), decorrelation_lag(self.columns.dense(latent)[known])
-        )
-        band = shifted_band(
-            place[rows], values, about.group[known], about.n_groups, shortest=shortest
-        )
-        why = "" if band else f"fewer than {FEWEST_DRAWS} shifts beyond the autocorrelation time"
-        return Tuning(about, curves, band, why)
+        """Mean activity over a variable, with its null band; see `Following`."""
+        return self.following.tuning(self.columns, latent, variable)
 
     def weights(self, latent: int) -> Weights | None:
         """Decoder weights over units, by region where known; None without a decoder."""
@@ -289,32 +240,3 @@ class LatentProfiles:
         edges = np.linspace(self.time[0], end, N_PIXELS + 1)
         pixel = np.minimum(np.searchsorted(edges, self.time, side="right") - 1, N_PIXELS - 1)
         return edges, pixel, np.bincount(pixel, minlength=N_PIXELS)
-
-    def _grid(self, event: str) -> EventGrid:
-        if event not in self._grids:
-            self._grids[event] = EventGrid.of(self.by_name[event], self.time, self.bin_size_s)
-        return self._grids[event]
-
-    def _pace_of(self, variable: Variable, known: np.ndarray) -> int:
-        """Autocorrelation time of a variable, bins; that of an event's windows is a window."""
-        if variable.name not in self._paces:
-            values = variable.group[known] if variable.kind == "event" else variable.values[known]
-            finite = np.isfinite(values)
-            self._paces[variable.name] = decorrelation_lag(values[finite])
-        return self._paces[variable.name]
-
-    def _permuted(
-        self, latent: int, about: Variable, of: np.ndarray, label: np.ndarray, step: np.ndarray
-    ) -> Any:
-        """Band of permuted labels, of trials or runs that each bin belongs to."""
-        n_steps = int(step[of >= 0].max(initial=0)) + 1
-        rows, values = self.columns.of(latent)
-        inside = of[rows] >= 0
-        rows, values = rows[inside], values[inside]
-        size = len(label) * n_steps
-        sums = np.bincount(of[rows] * n_steps + step[rows], values, minlength=size)
-        every = of >= 0
-        counts = np.bincount(of[every] * n_steps + step[every], minlength=size)
-        shape = (len(label), n_steps)
-        n_labels = int(label.max(initial=0)) + 1
-        return permuted_band(sums.reshape(shape), counts.reshape(shape), label, n_labels)

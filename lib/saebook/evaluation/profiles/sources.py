@@ -112,7 +112,7 @@ def profiles_of(
         rows = None if rows is None else rows[1]
     if rows is not None:
         time = index["time"].to_numpy()[rows]
-        variables = [replace(v, values=v.values[rows], group=v.group[rows]) for v in variables]
+        variables = [_on_rows(variable, rows) for variable in variables]
         trial = index["trial"].to_numpy()[rows] if "trial" in index else None
         shown = "bins" if split is None else f"{split} bins"
     if bin_size_s is None:
@@ -138,6 +138,11 @@ def profiles_of(
         shown=shown,
         table=_table_of(table, columns.n_latents),
     )
+
+
+def _on_rows(variable: Variable, rows: np.ndarray) -> Variable:
+    per_row = {name: getattr(variable, name, None) for name in ("values", "group", "trial")}
+    return replace(variable, **{k: v[rows] for k, v in per_row.items() if v is not None})
 
 
 def _one_session(store: Any) -> pd.DataFrame:
