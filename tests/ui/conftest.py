@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-
 LAB = Path(__file__).resolve().parents[1] / "fixtures" / "jupyter_lab.py"
 
 

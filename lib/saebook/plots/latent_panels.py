@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
 from saebook.evaluation.profiles import OverTime, OverTrials, Tuning, Weights
-from saebook.plots.lettering import NOTE, UNKNOWN, labels, note, say, ticks
+from saebook.plots.lettering import NOTE, heat_map, labels, note, say, ticks
 from saebook.plots.style import GREY, LIGHT_GREY, PALETTE, vertical_line
 
 COLORS = tuple(PALETTE.values())
@@ -48,11 +47,8 @@ def draw_trials(axes: Axes, piece: OverTrials | None) -> None:
     top = np.nanmax(rows, initial=0.0)
     half = (piece.lags_s[1] - piece.lags_s[0]) / 2 if len(piece.lags_s) > 1 else 0.5
     n = len(piece.label)
-    axes.imshow(
-        rows, aspect="auto", vmin=0, vmax=top or 1.0,
-        cmap=matplotlib.colormaps["Greys"].with_extremes(bad=UNKNOWN),
-        extent=(piece.lags_s[0] - half, piece.lags_s[-1] + half, n, 0),
-    )  # fmt: skip
+    extent = (piece.lags_s[0] - half, piece.lags_s[-1] + half, n, 0)
+    heat_map(axes, rows, vmin=0, vmax=top or 1.0, extent=extent)
     vertical_line(axes, 0.0)
     note(axes, f"darkest: {top:.2g}" if top > 0 else "never active")
     labels(axes, "Trial by trial", f"time from {piece.event} (s)", "trial")
@@ -113,7 +109,7 @@ def draw_weights(axes: Axes, piece: Weights | None) -> None:
     sorted_by = "unit, by region and weight" if piece.regions else "unit, by weight"
     if piece.per_lag is not None:
         size = np.abs(piece.per_lag).max() or 1.0
-        axes.imshow(piece.per_lag, aspect="auto", cmap="PuOr_r", vmin=-size, vmax=size)
+        heat_map(axes, piece.per_lag, cmap="PuOr_r", vmin=-size, vmax=size)
         n_lags = len(piece.per_lag)
         axes.set_ylim(n_lags - 0.5, -0.5)
         ticks(axes.yaxis, [0, n_lags - 1], [f"{1 - n_lags}", "0"])

@@ -198,11 +198,10 @@ def _shared_of(axes: Any) -> tuple[Any, ...]:
 
 def _draw(name: str, piece: Any, figure: Any, *, wide: bool = False) -> None:
     (width, height), more = SIZE, SIZE[0] * wide
-    if figure.axes:
-        for axes in figure.axes:
-            empty(axes)
-    else:
+    if not figure.axes:
         for left, bottom, across, up in PANELS[name]:
             inside = (across + more) / (width + more)
             figure.add_axes((left / (width + more), bottom / height, inside, up / height))
+    for axes in figure.axes:
+        empty(axes)
     DRAWN_BY[name](*figure.axes, piece)

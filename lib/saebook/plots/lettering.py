@@ -1,9 +1,10 @@
-"""Lettering of panels that are drawn again and again, which has to be quick."""
+"""What panels share that are drawn again and again, which has to be quick."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import (
@@ -33,8 +34,7 @@ def empty(axes: Axes) -> None:
 
 
 def labels(axes: Axes, title: str, x: str = "", y: str = "") -> None:
-    """Title and names of the axes, at places that needn't be found."""
-    # Places that are given needn't be found, which would take most of the drawing.
+    """Title and names of the axes, at given places: finding them takes most of the drawing."""
     axes.set_title(title, y=1.0)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -60,6 +60,16 @@ def ticks(
     # Setting them goes through all ticks, so only where they differ.
     if any(axis.get_tick_params().get(key) != value for key, value in wanted.items()):
         axis.set_tick_params(**wanted)
+
+
+def heat_map(axes: Axes, values: Any, *, cmap: str = "Greys", **look: Any) -> None:
+    """An image that fills the axes; what is NaN is pale blue."""
+    colors = matplotlib.colormaps[cmap].with_extremes(bad=UNKNOWN)
+    shown = axes.imshow(values, aspect="auto", cmap=colors, **look)
+    # Axes that had limits before would keep them.
+    left, right, bottom, top = shown.get_extent()
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
 
 
 def note(axes: Axes, words: str) -> None:

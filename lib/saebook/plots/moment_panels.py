@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from saebook.evaluation.profiles import Closeup, Moments
-from saebook.plots.lettering import UNKNOWN, labels, note, say, ticks
+from saebook.plots.lettering import UNKNOWN, heat_map, labels, note, say, ticks
 from saebook.plots.style import PALETTE
 
 
@@ -28,10 +27,7 @@ def draw_moments(axes: Axes, piece: Moments) -> None:
     begins = np.arange(n_moments) * (n_lags + 1)
     for begin, counts in zip(begins, piece.counts):
         cells[:, begin : begin + n_lags] = counts
-    axes.imshow(
-        cells, aspect="auto", vmin=0, vmax=max(piece.counts.max(), 1.0),
-        cmap=matplotlib.colormaps["Greys"].with_extremes(bad=UNKNOWN),
-    )  # fmt: skip
+    heat_map(axes, cells, vmin=0, vmax=max(piece.counts.max(), 1.0))
     reach = -piece.lags_s[0]
     ticks(axes.xaxis, [], [])
     for i, (begin, time) in enumerate(zip(begins, piece.times_s)):
@@ -76,10 +72,8 @@ def draw_closeup(above: Axes, below: Axes, piece: Closeup | None) -> None:
         times = np.concatenate([*piece.spikes, np.empty(0)]) - piece.time_s
         below.vlines(times, rows - 0.4, rows + 0.4, color="black", linewidth=0.8)
     elif piece.counts is not None:
-        below.imshow(
-            piece.counts, aspect="auto", cmap="Greys", vmin=0, vmax=max(piece.counts.max(), 1.0),
-            extent=(edges[0], edges[-1], n - 0.5, -0.5),
-        )  # fmt: skip
+        extent = (edges[0], edges[-1], n - 0.5, -0.5)
+        heat_map(below, piece.counts, vmin=0, vmax=max(piece.counts.max(), 1.0), extent=extent)
     ticks(below.yaxis, range(n), [str(unit)[:6] for unit in piece.units], size=6.5)
     labels(below, "", "time from the moment (s)", "unit")
 

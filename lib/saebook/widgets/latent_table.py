@@ -111,7 +111,7 @@ class LatentTable:
             values = pd.Series(pd.factorize(values, sort=True)[0]).replace(-1, np.nan)
         keys = np.asarray(values, dtype=float)
         keys = -keys if self.descending else keys
-        last = np.isnan(keys) | (self.frame["density"].to_numpy() == 0)
+        last = np.isnan(keys) + 2 * (self.frame["density"].to_numpy() == 0)
         order = np.lexsort([np.arange(len(keys)), np.where(np.isnan(keys), 0.0, keys), last])
         return order[self._listed()[order]]
 
@@ -140,12 +140,12 @@ class LatentTable:
             listed &= self.frame["discovered"].eq(True).to_numpy()
         words = self.text.strip().lower()
         if words:
-            found = (self.frame["latent"].astype(str) == words).to_numpy()
+            found = self.frame["latent"].astype(str) == words
             for name in self.columns:
                 if self._is_text(name):
                     texts = self.frame[name].astype(str).str.lower()
-                    found |= texts.str.contains(words, regex=False).to_numpy()
-            listed &= found
+                    found |= texts.str.contains(words, regex=False)
+            listed &= found.to_numpy()
         return listed
 
 
