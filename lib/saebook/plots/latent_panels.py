@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
 
 from saebook.evaluation.profiles import OverTime, OverTrials, Tuning, Weights
-from saebook.plots.lettering import NOTE, heat_map, labels, note, say, ticks
+from saebook.plots.lettering import FRAME, NOTE, heat_map, labels, note, say, ticks
 from saebook.plots.style import GREY, LIGHT_GREY, PALETTE, vertical_line
 
 COLORS = tuple(PALETTE.values())
@@ -27,14 +32,22 @@ def draw_time(axes: Axes, piece: OverTime) -> None:
     bottom = min(np.nanmin(piece.low, initial=0.0), 0.0)
     axes.set_xlim(piece.edges[0], piece.edges[-1])
     axes.set_ylim(bottom, 1.2 * top if top > 0 else 1.0)
-    for i, (at, value) in enumerate(zip(piece.moments_s, piece.moment_values)):
-        # A number as a marker is a path, which is drawn ten times faster than a text.
-        axes.plot(
-            [at], [value + 0.1 * top], marker=f"${i + 1}$", markersize=5, linewidth=0,
-            color=PALETTE["vermillion"], markeredgewidth=0.3,
-        )  # fmt: skip
+    digits = PathCollection(
+        [_digit(i + 1) for i in range(len(piece.moments_s))],
+        offsets=np.stack([piece.moments_s, piece.moment_values + 0.04 * top], axis=1),
+        offset_transform=axes.transData, color=PALETTE["vermillion"], linewidth=0,
+    )  # fmt: skip
+    digits.set_transform(Affine2D().scale(axes.figure.dpi / 72))
+    axes.add_collection(digits, autolim=False)
     if not piece.density:
         axes.text(piece.edges[0], 0.5, " never active in these bins", color=NOTE)
+
+
+@functools.cache
+def _digit(number: int) -> Path:
+    # A path is drawn ten times faster than a text.
+    path = TextPath((0, 0), str(number), size=8)
+    return path.transformed(Affine2D().translate(-path.get_extents().width / 2, 0))
 
 
 def draw_trials(axes: Axes, piece: OverTrials | None) -> None:
@@ -76,7 +89,7 @@ def draw_tuning(axes: Axes, piece: Tuning | None) -> None:
     names = about.conditions if len(curves) > 1 else ()
     for i, curve in enumerate(curves):
         color = COLORS[i % len(COLORS)]
-        axes.plot(centres, curve, "o-", color=color, label=names[i] if names else None)
+        axes.plot(centres, curve, "o-", color=color)
     half = (centres[1] - centres[0]) / 2 if len(centres) > 1 else 0.5
     axes.set_xlim(centres[0] - half, centres[-1] + half)
     tops = [curves, [0.0]] if band is None else [curves, band.high]
@@ -91,10 +104,11 @@ def draw_tuning(axes: Axes, piece: Tuning | None) -> None:
         ticks(axes.xaxis, [-180, -90, 0, 90, 180], ["-180", "-90", "0", "90", "180"])
     if about.kind == "categorical":
         ticks(axes.xaxis, centres, list(about.conditions) or [f"{c:g}" for c in about.centres])
-    if names:
-        axes.legend(
-            loc="upper left", fontsize=6.5, ncols=min(len(names), 8), handlelength=0.8,
-            columnspacing=0.7, borderaxespad=0,
+    for i, name in enumerate(names):
+        # Part of the frame, which other latents share.
+        axes.text(
+            0.01 + i % 4 * 0.25, 0.99 - i // 4 * 0.08, f"– {name}"[:14], color=COLORS[i % len(COLORS)],
+            fontsize=6.5, fontweight="bold", va="top", transform=axes.transAxes, gid=FRAME,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from saebook.errors import DataError
 from saebook.plots.latent_panels import draw_time, draw_trials, draw_tuning, draw_weights
-from saebook.plots.lettering import empty
+from saebook.plots.lettering import FRAME, empty
 from saebook.plots.moment_panels import draw_closeup, draw_coactive, draw_moments
 from saebook.plots.style import in_style, styled
 
@@ -37,6 +37,7 @@ DRAWN_BY: dict[str, Callable[..., None]] = {
     "coactive": draw_coactive,
 }
 HEADING = 0.3
+MOST_FRAMES = 16
 
 
 @styled
@@ -145,8 +146,7 @@ class LivePanel:
         self._figure = Figure(figsize=SIZE, dpi=100)
         self._figure.set_layout_engine("none")
         self._canvas = FigureCanvasAgg(self._figure)
-        self._frame: Any = None
-        self._shared: Any = None
+        self._frames: dict[Any, Any] = {}
 
     def png(self, piece: Any) -> bytes:
         """The panel for this piece, as PNG."""
@@ -162,13 +162,15 @@ class LivePanel:
 
     def _render(self) -> None:
         own = [(axes, artist) for axes in self._figure.axes for artist in _of_this_piece(axes)]
-        shared = [_shared_of(axes) for axes in self._figure.axes]
-        if shared != self._shared:
+        shared = tuple(_shared_of(axes) for axes in self._figure.axes)
+        if shared not in self._frames:
             for _, artist in own:
                 artist.set_animated(True)
             self._canvas.draw()
-            self._frame, self._shared = self._canvas.copy_from_bbox(self._figure.bbox), shared
-        self._canvas.restore_region(self._frame)
+            if len(self._frames) == MOST_FRAMES:
+                self._frames.pop(next(iter(self._frames)))
+            self._frames[shared] = self._canvas.copy_from_bbox(self._figure.bbox)
+        self._canvas.restore_region(self._frames[shared])
         for axes, artist in own:
             axes.draw_artist(artist)
 
@@ -177,9 +179,8 @@ def _of_this_piece(axes: Any) -> list[Any]:
     """What changes with the latent, lowest first."""
     if not axes.axison:
         return list(axes.texts)
-    artists = [*axes.images, *axes.patches, *axes.collections, *axes.lines, *axes.texts]
-    legend = axes.get_legend()
-    artists += [] if legend is None else [legend]
+    texts = [text for text in axes.texts if text.get_gid() != FRAME]
+    artists = [*axes.images, *axes.patches, *axes.collections, *axes.lines, *texts]
     return [*sorted(artists, key=lambda artist: artist.zorder), axes.yaxis]
 
 
@@ -191,6 +192,7 @@ def _shared_of(axes: Any) -> tuple[Any, ...]:
         axes.get_title(loc="left"),
         axes.get_xlabel(),
         axes.get_xlim(),
+        tuple(text.get_text() for text in axes.texts if text.get_gid() == FRAME),
         tuple(getattr(ticks, "locs", ())),
         tuple(getattr(names, "seq", ())),
     )

@@ -16,6 +16,8 @@ from matplotlib.ticker import (
 
 NOTE = "#666666"
 UNKNOWN = "#e8eef4"
+# Marks what all latents share of a panel, and so has to be drawn only once.
+FRAME = "frame"
 
 
 def empty(axes: Axes) -> None:
@@ -28,8 +30,8 @@ def empty(axes: Axes) -> None:
     if legend is not None:
         legend.remove()
     axes.set_axis_on()
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(4))
+    for axis, n_ticks in ((axes.xaxis, 4), (axes.yaxis, 3)):
+        axis.set_major_locator(MaxNLocator(n_ticks))
         axis.set_major_formatter(ScalarFormatter())
 
 

@@ -17,7 +17,7 @@ def draw_moments(axes: Axes, piece: Moments) -> None:
     """Counts of the top units in windows around the strongest moments, side by side."""
     labels(axes, "Its strongest moments")
     if not piece.units:
-        say(axes, "no decoder was given, so no unit stands out")
+        say(axes, "no spikes of its units are known")
         return
     if not len(piece.times_s):
         say(axes, "never active in these bins")
@@ -74,8 +74,8 @@ def draw_closeup(above: Axes, below: Axes, piece: Closeup | None) -> None:
     elif piece.counts is not None:
         extent = (edges[0], edges[-1], n - 0.5, -0.5)
         heat_map(below, piece.counts, vmin=0, vmax=max(piece.counts.max(), 1.0), extent=extent)
-    ticks(below.yaxis, range(n), [str(unit)[:6] for unit in piece.units], size=6.5)
-    labels(below, "", "time from the moment (s)", "unit")
+    ticks(below.yaxis, [], [])
+    labels(below, "", "time from the moment (s)", "the same units")
 
 
 def draw_coactive(axes: Axes, table: Any) -> None:

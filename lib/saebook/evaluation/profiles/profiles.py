@@ -180,7 +180,9 @@ class LatentProfiles:
 
     def around_moments(self, latent: int) -> Moments:
         """Counts of the top units around the strongest moments."""
-        moments, top = self.moments(latent), self.top_units(latent)
+        moments = self.moments(latent)
+        # Without spikes every count would be 0, which is not what is known.
+        top = self.top_units(latent) if self.spiking.has_spikes else np.empty(0, np.int64)
         reach = max(2, round(AROUND_S / self.bin_size_s))
         lags = np.arange(-reach, reach + 1) * self.bin_size_s
         counts = np.zeros((len(moments), len(top), len(lags)))
