@@ -77,7 +77,7 @@ from saebook.plots import (
     plot_tuning_claim,
 )
 from saebook.training import TrainConfig, fit
-from saebook.widgets import latent_view
+from saebook.widgets import latent_explorer
 
 # %% [markdown]
 # ## The recording
@@ -392,13 +392,18 @@ else:
 # %% [markdown]
 # ## Look around
 #
-# Choose another latent or variable below: when the latent is active, what it follows on test rows,
-# which units make it, and their spikes at its strongest moments. In a page without a kernel you see
-# the chosen latent as a still figure; open the chapter in JupyterLab for the menus.
+# Every latent on the test rows: when it is active, what it follows (grey: what chance gives), trial by
+# trial, which units make it, and their spikes at its strongest moments. Sort the table by clicking on
+# a heading, choose a latent from it, or go on to one that is active together with it; the share
+# explained is that of training rows. In a page without a kernel you see the chosen latent as a still
+# figure; open the chapter in JupyterLab for the rest.
 
 # %%
-view = latent_view(sae, store, variables, scores=scores, latent=latent, variable=variable.name)
-view
+best = pd.DataFrame({"variable": scores.idxmax(axis=1), "explained": scores.max(axis=1)})
+explorer = latent_explorer(
+    sae, store, variables, table=best, recording=recording, latent=latent, variable=variable.name
+)
+explorer
 
 # %%
 # A latent set against the population it is made of has a score, but no claim to report.

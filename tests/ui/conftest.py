@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+LAB = Path(__file__).resolve().parents[1] / "fixtures" / "jupyter_lab.py"
+
+
+@pytest.fixture(scope="session")
+def jupyter():
+    """How to start JupyterLab and run a notebook in it."""
+    spec: Any = importlib.util.spec_from_file_location("jupyter_lab", LAB)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from saebook.metrics.calibration import (
     information_share,
     spike_ratio,
 )
+from saebook.metrics.coactivity import Coactivity, coactivity
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
 from saebook.metrics.intervals import MeanInterval, mean_interval, pairwise_interval
 from saebook.metrics.language import (
@@ -48,6 +49,7 @@ from saebook.metrics.temporal import (
 
 __all__ = [
     "CardSums",
+    "Coactivity",
     "LatentAgreement",
     "LatentSums",
     "MatchScores",
@@ -65,6 +67,7 @@ __all__ = [
     "bits_per_spike",
     "calibration_slope",
     "choose_segments",
+    "coactivity",
     "correlation_matrix",
     "cosine",
     "cosine_similarity_matrix",

@@ -1,6 +1,6 @@
 """Figures of the handbook: arrays and tables in, matplotlib figures out, one style for all."""
 
-from saebook.plots.latent_card import plot_latent_card
+from saebook.plots.latent_profile import plot_latent_panel, plot_latent_profile
 from saebook.plots.latents import plot_latent_peth, plot_latent_tuning
 from saebook.plots.scores import (
     plot_controls,
@@ -42,8 +42,9 @@ __all__ = [
     "plot_controls",
     "plot_count_sparsity",
     "plot_decoder_weights",
-    "plot_latent_card",
+    "plot_latent_panel",
     "plot_latent_peth",
+    "plot_latent_profile",
     "plot_latent_tuning",
     "plot_raster",
     "plot_recovery",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
+from matplotlib import rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
@@ -54,10 +56,21 @@ def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(plot)
     def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with plt.style.context(STYLE_SHEET):
+        with in_style():
             return plot(*args, **kwargs)
 
     return draw
+
+
+def in_style() -> AbstractContextManager[None]:
+    """Draw in the style while inside."""
+    return plt.style.context(_sheet())
+
+
+@functools.cache
+def _sheet() -> dict[str, Any]:
+    # Read once: parsing takes as long as drawing a panel's data.
+    return {str(k): v for k, v in rc_params_from_file(STYLE_SHEET, False, False).items()}
 
 
 def panels(
