@@ -110,7 +110,7 @@ def plot_shares(
     """
     require_columns(points, ["model", *labels], "points")
     require_columns(means, ["model", "score", "mean", "low", "high"], "means")
-    models = list(dict.fromkeys(means["model"]))
+    models, records = list(dict.fromkeys(means["model"])), means.to_dict("records")
     nulls = [c for c in means if c not in ("model", "score", "mean", "low", "high", "n")]
     height = 1.15 + 0.24 * len(models)
     figure, axes = panels(1, len(labels), height=height, sharey=True)
@@ -119,7 +119,7 @@ def plot_shares(
             colour = GREY if model in controls else PALETTE["blue"]
             own = points.loc[points["model"] == model, score].to_numpy(float)
             axis.plot(own, np.full(len(own), place), "o", color=colour, ms=3, alpha=0.35, mew=0)
-            at = means[(means["model"] == model) & (means["score"] == score)].to_dict("records")
+            at = [r for r in records if (r["model"], r["score"]) == (model, score)]
             for row in at:
                 mean, low, high = (row[name] for name in ("mean", "low", "high"))
                 axis.plot([low, high], [place] * 2, color=colour, lw=1.6, zorder=3)
