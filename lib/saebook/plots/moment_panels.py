@@ -32,8 +32,8 @@ def draw_moments(axes: Axes, piece: Moments) -> None:
     ticks(axes.xaxis, [], [])
     for i, (begin, time) in enumerate(zip(begins, piece.times_s)):
         axes.text(
-            begin + (n_lags - 1) / 2, n_units - 0.3, f"{i + 1}: {time:.1f}", fontsize=6.5,
-            ha="center", va="top", color="#222222",
+            begin + (n_lags - 1) / 2, -0.03, f"{i + 1}: {time:.1f}", fontsize=6.5, ha="center",
+            va="top", color="#222222", transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     ticks(axes.yaxis, range(n_units), [str(unit)[:6] for unit in piece.units], size=6.5)
     note(axes, f"darkest: {max(piece.counts.max(), 1.0):.0f} spikes")
