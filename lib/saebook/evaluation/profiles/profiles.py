@@ -189,7 +189,7 @@ class LatentProfiles:
         for i, row in enumerate(moments):
             edges = self.time[row] + np.append(lags, lags[-1] + self.bin_size_s)
             counts[i] = self.spiking.counts_between(top, edges)
-        names = [self.spiking.units[i] for i in top]
+        names = [self.spiking.units[int(i)] for i in top]
         return Moments(names, self.time[moments], self.columns.dense(latent)[moments], counts, lags)
 
     def closeup(self, latent: int, moment: int = 0) -> Closeup | None:
