@@ -291,6 +291,12 @@ def test_without_events_or_decoder_there_is_nothing_to_draw():
     assert found.around_moments(0).units == [] and found.closeup(0).spikes is None
 
 
+def test_unknown_spikes_are_not_shown_as_none():
+    found = profiles_of(sparse_latents(), decoder=np.ones((6, 4)))
+    assert found.around_moments(0).units == [] and found.closeup(0).counts is None
+    assert "spikes" not in found.closeup(0).words
+
+
 def test_weights_come_by_region_then_by_size():
     decoder = np.array([[0.1, -0.5, 0.9, 0.3]], np.float32)
     spiking = Spiking(["a", "b", "c", "d"], ["CA3", "CA1", "CA3", "CA1"])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from saebook.errors import DataError
-from saebook.evaluation.profiles import profiles_of
+from saebook.evaluation.profiles import Spiking, profiles_of
 from saebook.evaluation.variables import Variable
 from saebook.plots import plot_latent_panel, plot_latent_profile
 from saebook.plots.latent_profile import PANELS, LivePanel
@@ -267,6 +267,10 @@ def test_everything_dead_is_drawn():
 
 def test_panels_leave_nothing_of_the_latent_before(arguments):
     state = Exploring(profiles_of(**arguments))
+    counts = np.random.default_rng(1).poisson(1.0, (N, 12))
+    state.profiles.spiking = Spiking(
+        range(12), counts=counts, time=arguments["time"], bin_size_s=0.1
+    )
     for name in set(PANELS) - {"coactive"}:
         panel, pictures = LivePanel(name), {}
         for latent in (0, 1, DEAD, 4, 0, DEAD, 1):
