@@ -1,10 +1,26 @@
-"""Every score's one definition, as pure functions on tensors."""
+"""Every score's one definition, as pure functions on tensors and arrays."""
 
 from saebook.metrics.calibration import (
     calibration_slope,
     floored,
     information_share,
     spike_ratio,
+)
+from saebook.metrics.consistency import consistency_between_runs, consistency_between_sessions
+from saebook.metrics.decoding import (
+    LinearDecoder,
+    NeighbourDecoder,
+    knn_decoder,
+    r2,
+    ridge_decoder,
+    ridge_path,
+)
+from saebook.metrics.identifiability import (
+    DCI,
+    FactorPrediction,
+    dci,
+    mean_correlation_coefficient,
+    predict_factors,
 )
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
 from saebook.metrics.intervals import MeanInterval, mean_interval
@@ -36,19 +52,30 @@ from saebook.metrics.scorecard import CardSums, ScoreCard
 from saebook.metrics.segments import SegmentChoice, SegmentFit, choose_segments, fit_segments
 from saebook.metrics.shrinkage import ShrinkageSums, shrinkage
 from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
-from saebook.metrics.spikes import are_counts, bits_per_spike, fano_factor
+from saebook.metrics.spikes import (
+    are_counts,
+    bits_per_spike,
+    deviance_explained,
+    fano_factor,
+    poisson_deviance,
+)
 from saebook.metrics.temporal import (
     activity_information,
     autocorrelation,
     decorrelation_time,
     lagged_rows,
 )
+from saebook.metrics.trial_averages import psth, psth_r2
 
 __all__ = [
+    "DCI",
     "CardSums",
+    "FactorPrediction",
     "LatentSums",
+    "LinearDecoder",
     "MatchScores",
     "MeanInterval",
+    "NeighbourDecoder",
     "RawUnitControl",
     "RawUnitSums",
     "ReconstructionSums",
@@ -62,31 +89,44 @@ __all__ = [
     "bits_per_spike",
     "calibration_slope",
     "choose_segments",
+    "consistency_between_runs",
+    "consistency_between_sessions",
     "cosine",
     "cosine_similarity_matrix",
+    "dci",
     "dead_fraction",
     "decorrelation_time",
     "dense_fraction",
     "density",
+    "deviance_explained",
     "explained_variance",
     "fano_factor",
     "fit_segments",
     "floored",
     "fvu",
     "information_share",
+    "knn_decoder",
     "l0",
     "l2_ratio",
     "lagged_rows",
     "loss_recovered",
     "match_one_to_one",
     "match_scores",
+    "mean_correlation_coefficient",
     "mean_interval",
     "mmcs",
     "next_token_kl",
     "next_token_losses",
     "pareto_front",
+    "poisson_deviance",
+    "predict_factors",
+    "psth",
+    "psth_r2",
+    "r2",
     "r2_per_example",
     "r2_per_unit",
+    "ridge_decoder",
+    "ridge_path",
     "same_group_pairs",
     "scored_positions",
     "shrinkage",
