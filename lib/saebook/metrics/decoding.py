@@ -308,7 +308,7 @@ def _pair(latents: np.ndarray, behaviour: np.ndarray) -> tuple[np.ndarray, np.nd
         raise DataError(
             f"latents have shape {x.shape}, behaviour {y.shape}: give [n, n_latents] and [n, d]"
         )
-    known = np.isfinite(y).all(axis=1)
+    known = np.asarray(np.isfinite(y).all(axis=1))
     if not known.any():
         raise DataError(f"behaviour is unknown in all {len(y)} rows: there is nothing to decode")
     return x[known], y[known], known

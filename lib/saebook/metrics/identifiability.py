@@ -306,4 +306,4 @@ def _boosted(x, y, x_test, random_state) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.ensemble import GradientBoostingRegressor
 
     trees = GradientBoostingRegressor(random_state=random_state).fit(x, y)
-    return trees.feature_importances_, trees.predict(x_test)
+    return np.asarray(trees.feature_importances_), trees.predict(x_test)

@@ -121,7 +121,7 @@ def _smoothed(course: np.ndarray, sigma: float) -> np.ndarray:
     """Smooth over steps; weights beyond the ends and over missing steps are left out."""
     step = np.arange(course.shape[1])
     weights = np.exp(-0.5 * ((step[:, None] - step) / sigma) ** 2)
-    known = np.isfinite(course).all(axis=2)  # [n_conditions, n_steps]
+    known = np.asarray(np.isfinite(course).all(axis=2))  # [n_conditions, n_steps]
     total = np.einsum("st,ct->cs", weights, known.astype(float))
     sums = np.einsum("st,ctu->csu", weights, np.where(known[..., None], course, 0.0))
     return np.where(known[..., None], sums / np.where(total > 0, total, 1.0)[..., None], np.nan)
