@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saebook import (
+        baselines,
         data,
         errors,
         evaluation,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "baselines",
     "data",
     "errors",
     "evaluation",
