@@ -180,7 +180,9 @@ def _windows(
     """Number of the event in whose window a bin lies, -1 outside; all windows are equally long."""
     n = round((window_s[1] - window_s[0]) / width)
     if n < 2:
-        raise ConfigError(f"window_s = {window_s} holds {n} bins of {width} s: at least 2 are needed")
+        raise ConfigError(
+            f"window_s = {window_s} holds {n} bins of {width} s: at least 2 are needed"
+        )
     trial, end = np.full(len(time), -1), 0
     for number in np.argsort(events, kind="stable"):
         if not np.isfinite(events[number]):
@@ -208,7 +210,9 @@ def _trials(
         notes.append("no trials: stretches of equal length instead, and no PSTH")
         return None, None
     if event and event not in trials.columns:
-        raise ConfigError(f"event = {event!r}: the trials have {', '.join(map(str, trials.columns))}")
+        raise ConfigError(
+            f"event = {event!r}: the trials have {', '.join(map(str, trials.columns))}"
+        )
     event = event or next((name for name in EVENTS if name in trials.columns), "start_time")
     trial = _windows(time, trials[event].to_numpy(dtype=float), window_s, width)
     for number in np.unique(trial[trial >= 0]):
@@ -284,5 +288,3 @@ def _behaviour(
         return None, ""
     when = f", {lag_s * 1000:g} ms later" if lag_s else ""
     return values[:, varies], f"{name} ({found.unit}){when}"
-
-
