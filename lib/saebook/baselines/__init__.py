@@ -18,18 +18,28 @@ A package (scikit-learn, elephant, …) is imported when a method that wraps it 
 ones name the extra to install: `pip install 'saebook[baselines]'`.
 """
 
+from saebook.baselines.cebra import CEBRABehavior, CEBRATime
 from saebook.baselines.factors import ICA, PCA, FactorAnalysis
+from saebook.baselines.gpfa import GPFA
 from saebook.baselines.method import Method
+from saebook.baselines.parts import NMF, KMeans
 from saebook.baselines.reference import GaussianSmoothing, RawUnits, TrueRates
+from saebook.baselines.slicetca import SliceTCA
 
 __all__ = [
+    "GPFA",
     "ICA",
     "METHODS",
+    "NMF",
     "PCA",
+    "CEBRABehavior",
+    "CEBRATime",
     "FactorAnalysis",
     "GaussianSmoothing",
+    "KMeans",
     "Method",
     "RawUnits",
+    "SliceTCA",
     "TrueRates",
 ]
 
@@ -37,11 +47,17 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         RawUnits,
-        GaussianSmoothing,
         PCA,
         FactorAnalysis,
         ICA,
+        NMF,
+        KMeans,
+        GaussianSmoothing,
+        GPFA,
+        CEBRATime,
+        CEBRABehavior,
+        SliceTCA,
         TrueRates,
     )
 }
-"""Every method by its name, single-bin ones first."""
+"""Every method by its name: single-bin ones, temporal ones, and the ceiling."""

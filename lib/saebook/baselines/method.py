@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import warnings
 from importlib import import_module
 from typing import Any, ClassVar, Self
 
@@ -257,7 +258,9 @@ def split_trials(trials: Any, n: int) -> Trials:
     return {int(trials[a]): slice(a, b) for a, b in zip(starts.tolist(), ends)}
 
 
-def check_dimensions(n_components: int, x: np.ndarray, *, units: bool = True) -> None:
+def check_dimensions(
+    n_components: int, x: np.ndarray, *, name: str = "n_components", units: bool = True
+) -> None:
     """Refuse more dimensions than the data have.
 
     Parameters
@@ -266,6 +269,8 @@ def check_dimensions(n_components: int, x: np.ndarray, *, units: bool = True) ->
         Dimensions asked for.
     x
         Counts [n, n_units].
+    name
+        What the argument is called.
     units
         Whether the units bound them too, as they do for linear methods.
 
@@ -282,11 +287,11 @@ def check_dimensions(n_components: int, x: np.ndarray, *, units: bool = True) ->
     saebook.errors.DataError: n_components=3, but there are 2 units: ask for at most 2
     """
     if n_components < 1:
-        raise DataError(f"n_components={n_components}: ask for at least 1")
+        raise DataError(f"{name}={n_components}: ask for at least 1")
     for size, what in ((x.shape[1], "units"), (x.shape[0], "bins")):
         if size < n_components and (units or what == "bins"):
             raise DataError(
-                f"n_components={n_components}, but there are {size} {what}: ask for at most {size}"
+                f"{name}={n_components}, but there are {size} {what}: ask for at most {size}"
             )
 
 
@@ -315,7 +320,11 @@ def import_package(module: str) -> Any:
     saebook.errors.EnvironmentProblem: this needs the package no_such_package. Install the extra: pip install 'saebook[baselines]'.
     """
     try:
-        return import_module(module)
+        # On import packages warn of the age of what they import themselves.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            return import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or module).split(".")[0]
         raise EnvironmentProblem(
