@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +183,7 @@ def _one(
 
 def _key(methods: Sequence[Method], data: ComparisonData, seed: int) -> str:
     """What results depend on, as a few letters."""
-    rule = (READOUTS, GLM_ALPHAS, LOG_FLOOR, tuple(SCORES))
+    rule = (version("saebook"), READOUTS, GLM_ALPHAS, LOG_FLOOR, tuple(SCORES))
     described = [(type(m).__name__, m.name, _settings(vars(m))) for m in methods]
     state = repr((described, data.digest(), seed, rule))
     return hashlib.sha256(state.encode()).hexdigest()
@@ -189,6 +191,8 @@ def _key(methods: Sequence[Method], data: ComparisonData, seed: int) -> str:
 
 def _settings(values: Any) -> Any:
     """The plain values among settings, in an order of their own."""
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        values = dataclasses.asdict(values)
     if isinstance(values, Mapping):
         items = {str(k): _settings(v) for k, v in values.items()}
         return sorted((k, v) for k, v in items.items() if v is not NotImplemented)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def score_method(method: Method, data: ComparisonData) -> Scored:
     -------
     Scored
         Validation rows choose the readout of held-out units, its penalty, the number of
-        neighbours, and the pairs behind no score: those are made on training rows.
+        neighbours, and when a method whose ``fit`` takes them stops. Pairs of latents and factors
+        are made on training rows.
 
     Raises
     ------
@@ -102,9 +104,7 @@ def score_method(method: Method, data: ComparisonData) -> Scored:
     True
     """
     began = time.perf_counter()
-    train = np.arange(len(data.counts)) if method.transductive else data.rows("train")
-    y = None if data.behaviour is None else data.behaviour[train]
-    method.fit(data.inputs[train], data.trials[train], y=y)
+    _fit(method, data)
     seconds = time.perf_counter() - began
     latents = method.transform(data.inputs, data.trials)
     scores: dict[str, Any] = dict.fromkeys(SCORES, math.nan)
@@ -115,6 +115,18 @@ def score_method(method: Method, data: ComparisonData) -> Scored:
         scores |= _identified(latents, data)
     scores |= {"n_components": latents.shape[1], "seconds": seconds}
     return Scored(scores, latents)
+
+
+def _fit(method: Method, data: ComparisonData) -> None:
+    """Fit on training rows; on all, where a method can describe no others."""
+    train = np.arange(len(data.counts)) if method.transductive else data.rows("train")
+    further: dict[str, Any] = {}
+    if "validation" in inspect.signature(method.fit).parameters:
+        # It stops by itself: by the rows that choose everything else, which it doesn't learn from.
+        train = np.flatnonzero(data.split != "test")
+        further["validation"] = data.split[train] == "validation"
+    y = None if data.behaviour is None else data.behaviour[train]
+    method.fit(data.inputs[train], data.trials[train], y=y, **further)
 
 
 def _held_out(method: Method, latents: np.ndarray, data: ComparisonData) -> dict[str, Any]:
