@@ -239,7 +239,14 @@ class ICA(_Linear):
                 f"n_components={self.n_components}, but the {x.shape[1]} units vary in {rank} "
                 f"dimensions: ask for at most {rank}"
             )
-        super()._fit(x, trials, y)
+        # Dimensions without variance are divided by 0, and then left out.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            super()._fit(x, trials, y)
+        if not np.isfinite(self.estimator.mixing_).all():
+            raise DataError(
+                f"ICA found no {self.n_components} components: the {x.shape[1]} units hardly vary "
+                "in as many dimensions; ask for fewer"
+            )
 
     def _estimator(self) -> Any:
         from sklearn.decomposition import FastICA

@@ -12,11 +12,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from saebook.baselines.count_scale import CountScale
-from saebook.baselines.method import Method, Trials, check_dimensions, import_package
+from saebook.baselines.method import (
+    Method,
+    Trials,
+    check_dimensions,
+    import_package,
+    split_trials,
+)
+from saebook.baselines.seeding import seeded_numpy
 from saebook.errors import ConfigError, DataError
 
 # Inference inverts matrices [x_dim · n_bins] square, of which some four are held at a time.
 LARGEST_MATRIX = 10_000
+# Bins that the package fits on at a time.
+PIECE = 20
 # The first three become messages of the fit; the last is between two of the package's own parts.
 EXPECTED_WARNINGS = (
     "shorter than one segLength",
@@ -38,6 +47,8 @@ class GPFA(Method):
     ----------
     x_dim
         Dimensions.
+    random_state
+        Seed. Of trials longer than two pieces (see Notes) the pieces overlap by random amounts.
     bin_size_s
         Width of a bin, s.
     tau_init_s
@@ -66,8 +77,8 @@ class GPFA(Method):
     The package wants spike trains: each count becomes as many spikes at the middle of its bin,
     which its own binning gives back exactly. It fits on pieces of 20 bins: where some trials are
     shorter they are left out of the fit (and `fit_messages` say how many), and where all are,
-    whole trials are used. Units that are silent in training are left out; their expected count
-    is 0. There is nothing random in it.
+    whole trials are used. Units that are silent in the trials of the fit are left out; their
+    expected count is 0.
 
     References
     ----------
@@ -85,6 +96,7 @@ class GPFA(Method):
 
     name: ClassVar[str] = "GPFA"
     temporal: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
     dimension: ClassVar[str | None] = "x_dim"
     estimator: Any = None
 
@@ -92,6 +104,7 @@ class GPFA(Method):
         self,
         *,
         x_dim: int = 8,
+        random_state: int = 0,
         bin_size_s: float = 0.05,
         tau_init_s: float = 0.1,
         eps_init: float = 1e-3,
@@ -104,12 +117,14 @@ class GPFA(Method):
         for key, value in (("bin_size_s", bin_size_s), ("tau_init_s", tau_init_s)):
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{key}={value}: give a number of seconds above 0")
-        self.x_dim, self.bin_size_s, self.tau_init_s = x_dim, bin_size_s, tau_init_s
+        self.x_dim, self.random_state = x_dim, random_state
+        self.bin_size_s, self.tau_init_s = bin_size_s, tau_init_s
         self.eps_init, self.min_var_frac, self.em_tol = eps_init, min_var_frac, em_tol
         self.em_max_iters, self.freq_ll, self.progress = em_max_iters, freq_ll, progress
 
     def _fit(self, x: np.ndarray, trials: Trials, y: Any) -> None:
         check_dimensions(self.x_dim, x, name="x_dim")
+        x, trials, left_out = _with_long_trials(x, trials)
         n_spiking = int(x.any(axis=0).sum())
         if n_spiking < self.x_dim:
             raise DataError(
@@ -129,7 +144,7 @@ class GPFA(Method):
             freq_ll=self.freq_ll,
         )
         trains = spike_trains(x, trials, self.bin_size_s)
-        with _quiet() as warned, self._bar(len(x)):
+        with _quiet() as warned, self._bar(len(x)), seeded_numpy(self.random_state):
             try:
                 self.estimator.fit(trains)
             except ValueError as error:
@@ -139,7 +154,7 @@ class GPFA(Method):
                     f"counts of the {n_spiking} units that spike, over {len(x)} bins, are not "
                     "linearly independent: leave out copies of units, or give more bins"
                 ) from error
-        self.fit_messages = self._messages(warned)
+        self.fit_messages = (*left_out, *self._messages(warned))
         roots = self._roots(self._trajectories(trains))
         self.components = np.zeros((self.x_dim, x.shape[1]))
         self.components[:, self.estimator.has_spikes_bool] = self._loadings().T
@@ -179,13 +194,11 @@ class GPFA(Method):
             )
 
     def _messages(self, warned: list[str]) -> tuple[str, ...]:
-        short = [text for text in warned if "shorter than one segLength" in text]
         none_long = any("No segments extracted" in text for text in warned)
         floor = any("variance floor" in text for text in warned)
         n_iterations = len(self.estimator.fit_info["log_likelihoods"])
         known = {
-            "all trials are under 20 bins: they were used whole": none_long,
-            f"{len(short)} trials of under 20 bins were left out": short and not none_long,
+            f"all trials are under {PIECE} bins: they were used whole": none_long,
             "private variances of some units are at their floor (min_var_frac)": floor,
             f"EM ended at em_max_iters={self.em_max_iters}, unconverged": (
                 n_iterations >= self.em_max_iters
@@ -217,6 +230,21 @@ class GPFA(Method):
                 yield
             finally:
                 core.exact_inference_with_ll = step
+
+
+def _with_long_trials(x: np.ndarray, trials: Trials) -> tuple[np.ndarray, Trials, tuple[str, ...]]:
+    """Rows of the trials that the package fits on, and what that leaves out.
+
+    It drops short trials only after it has chosen the units that spike: one that spikes in those
+    alone would be left with no variance, and make the likelihood infinite.
+    """
+    long = {number: rows for number, rows in trials.items() if rows.stop - rows.start >= PIECE}
+    if len(long) in (0, len(trials)):
+        return x, trials, ()
+    x = np.concatenate([x[rows] for rows in long.values()])
+    numbers = np.repeat(list(long), [rows.stop - rows.start for rows in long.values()])
+    short = f"{len(trials) - len(long)} trials of under {PIECE} bins were left out"
+    return x, split_trials(numbers, len(x)), (short,)
 
 
 @contextlib.contextmanager

@@ -180,4 +180,6 @@ class KMeans(Method):
         return np.eye(self.n_clusters)[self.estimator.predict(x)]
 
     def _reconstruct(self, x: np.ndarray, trials: Trials) -> np.ndarray:
-        return self.estimator.cluster_centers_[self.estimator.predict(x)]
+        # The package centres the counts first: a mean of zeros comes back a rounding off 0.
+        centres = np.maximum(self.estimator.cluster_centers_, 0.0)
+        return centres[self.estimator.predict(x)]

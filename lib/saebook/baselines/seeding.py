@@ -31,12 +31,30 @@ def seeded(random_state: int) -> Iterator[None]:
     """
     import torch
 
-    of_numpy = np.random.get_state()  # noqa: NPY002
-    # Forks the generators of accelerators too.
-    with torch.random.fork_rng():
+    accelerators = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(accelerators), seeded_numpy(random_state):
         torch.manual_seed(random_state)
-        np.random.seed(random_state % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            np.random.set_state(of_numpy)  # noqa: NPY002
+        yield
+
+
+@contextmanager
+def seeded_numpy(random_state: int) -> Iterator[None]:
+    """Seed the global generator of numpy alone, as :func:`seeded` does.
+
+    Parameters
+    ----------
+    random_state
+        Seed.
+
+    Examples
+    --------
+    >>> with seeded_numpy(3):
+    ...     round(float(np.random.rand()), 3)
+    0.551
+    """
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(random_state % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
