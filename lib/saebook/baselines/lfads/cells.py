@@ -47,6 +47,52 @@ def gru_step(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
     return torch.lerp(candidate, state, update)
 
 
+class KeptCell:
+    """A gated recurrent unit that keeps what its derivative needs, for all bins.
+
+    Parameters
+    ----------
+    first
+        [..., B, H]: its state before the first bin; leading axes are units side by side.
+    n_bins
+        Number of bins T.
+
+    Attributes
+    ----------
+    states
+        [T + 1, ..., B, H], the first before any bin.
+    """
+
+    def __init__(self, first: Tensor, n_bins: int) -> None:
+        self.width = width = first.shape[-1]
+        self.states = first.new_empty(n_bins + 1, *first.shape)
+        self.states[0] = first
+        self.gates = first.new_empty(n_bins, *first.shape[:-1], 2 * width)
+        self.candidates = first.new_empty(n_bins, *first.shape)
+        self.recalled = first.new_empty(n_bins, *first.shape)
+
+    def step(self, t: int, sent: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """State after bin t, from what was sent to the gates [..., B, 3H]."""
+        width, state = self.width, self.states[t]
+        recurrent = (state @ weight).add_(bias)
+        gates = torch.add(sent[..., : 2 * width], recurrent[..., : 2 * width], out=self.gates[t])
+        gates.sigmoid_()
+        recalled = self.recalled[t].copy_(recurrent[..., 2 * width :])
+        candidate = torch.addcmul(
+            sent[..., 2 * width :], gates[..., :width], recalled, out=self.candidates[t]
+        ).tanh_()
+        return torch.lerp(candidate, state, gates[..., width:], out=self.states[t + 1])
+
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """Derivatives [T, ..., B, 3, H] of a state by what was sent, and by what was recurrent."""
+        reset, update = self.gates.chunk(2, dim=-1)
+        new = (1 - update) * (1 - self.candidates.square())
+        of_reset = new * self.recalled * reset * (1 - reset)
+        of_update = (self.states[:-1] - self.candidates) * update * (1 - update)
+        by_sent = torch.stack([of_reset, of_update, new], dim=-2)
+        return by_sent, torch.stack([of_reset, of_update, new * reset], dim=-2)
+
+
 def unit_rows(weight: Tensor) -> Tensor:
     """Rows divided by their norms.
 

@@ -162,7 +162,11 @@ class LFADS(Method):
             The folder.
         """
         model = self._fitted()
-        about = {"random_state": self.random_state, "window": self._window, "n_units": self._n_units}
+        about = {
+            "random_state": self.random_state,
+            "window": self._window,
+            "n_units": self._n_units,
+        }
         return write_model(Path(path), model, about, self.history)
 
     @classmethod

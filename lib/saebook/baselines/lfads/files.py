@@ -21,7 +21,9 @@ FORMAT_VERSION = 1
 WEIGHTS, SETTINGS, HISTORY = "weights.safetensors", "config.json", "history.csv"
 
 
-def write_model(path: Path, model: LFADSModel, about: dict[str, Any], history: pd.DataFrame) -> Path:
+def write_model(
+    path: Path, model: LFADSModel, about: dict[str, Any], history: pd.DataFrame
+) -> Path:
     """Write a model beside its place, then rename it.
 
     Parameters

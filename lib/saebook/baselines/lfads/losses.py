@@ -89,9 +89,7 @@ def kl_autoregressive(
     before = torch.cat([torch.zeros_like(sample[:1]), alpha * sample[:-1]])
     # ln(1 - α²), exact where α is close to 1.
     stationary = log_noise - torch.log(-torch.expm1(-2 * torch.exp(-log_tau)))
-    prior_logvar = torch.cat(
-        [stationary.expand_as(sample[:1]), log_noise.expand_as(sample[1:])]
-    )
+    prior_logvar = torch.cat([stationary.expand_as(sample[:1]), log_noise.expand_as(sample[1:])])
     return kl_normal(mean, logvar, before, prior_logvar).sum(dim=(0, 2))
 
 

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from saebook.baselines.lfads.cells import Drop, draw_weights, gru_step, keep, unit_rows
 from saebook.baselines.lfads.config import LFADSConfig
+from saebook.baselines.lfads.encoding import encode_plain, encode_side_by_side
+from saebook.baselines.lfads.loop import LEAST_VARIANCE, Path, Start, Weights, run_fast, run_plain
 from saebook.baselines.lfads.losses import kl_autoregressive, kl_normal
-
-# Smallest variance of a posterior.
-LEAST_VARIANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,7 @@ class LFADSModel(nn.Module):
     torch.Size([7, 2, 5])
     """
 
-    def __init__(
-        self, config: LFADSConfig, n_units: int, n_targets: int, *, seed: int = 0
-    ) -> None:
+    def __init__(self, config: LFADSConfig, n_units: int, n_targets: int, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         encoder, control, inputs = config.encoder_dim, config.controller_dim, config.n_inputs
@@ -132,14 +129,23 @@ class LFADSModel(nn.Module):
     def encode(self, x: Tensor, drop: Drop = keep) -> Posterior:
         """Posterior of the initial state, and what the controller gets, from counts [B, T, n_units]."""
         x = drop(x.transpose(0, 1))  # [T, B, n_units]
-        _, last = self.initial_encoder(x)  # [2, B, E]
-        mean, logvar = self.initial_code(drop(torch.cat([last[0], last[1]], dim=1))).chunk(2, 1)
+        encoders = [self.initial_encoder]
+        if self.config.n_inputs:
+            encoders.append(self.input_encoder)
+        states = (encode_plain if x.is_cuda else encode_side_by_side)(x, encoders)  # [T, B, 2E]
+        ends = torch.cat(
+            [
+                states[0][-1, :, : self.config.encoder_dim],
+                states[0][0, :, self.config.encoder_dim :],
+            ],
+            dim=1,
+        )
+        mean, logvar = self.initial_code(drop(ends)).chunk(2, dim=1)
         logvar = (logvar.exp() + LEAST_VARIANCE).log()
         if not self.config.n_inputs:
             return Posterior(mean, logvar, None)
-        both = self.input_encoder(x)[0]  # [T, B, 2E]
-        lagged = drop(lag_both(both, self.config.input_lag))
-        weight = self.controller.weight_ih[:, : both.shape[2]]
+        lagged = drop(lag_both(states[1], self.config.input_lag))
+        weight = self.controller.weight_ih[:, : lagged.shape[2]]
         drive = nn.functional.linear(lagged, weight, self.controller.bias_ih)
         return Posterior(mean, logvar, drive)
 
@@ -210,39 +216,27 @@ class LFADSModel(nn.Module):
             states.append(state)
         return torch.stack(states)
 
-    def _run(
-        self, state: Tensor, drive: Tensor, noise: Tensor, masks: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """States [T, B, G], inputs, and their posterior's mean and log variance [T, B, U]."""
-        generator, controller = self.generator, self.controller
+    def _run(self, state: Tensor, drive: Tensor, noise: Tensor, masks: Tensor) -> Path:
+        """Path of generator and controller from a state, masks [T + 1, B, G] of which 0 is its own."""
+        generator, controller, code = self.generator, self.controller, self.input_code
+        control = self.controller_state.expand(len(state), -1)
+        start = Start(state, control, drive, noise, masks[:-1])
         # The controller sees factors, which are linear in the state: one product instead of two.
         n_encoded = controller.weight_ih.shape[1] - self.config.n_factors
         feedback = controller.weight_ih[:, n_encoded:] @ unit_rows(self.factors.weight)
-        feedback, control_hh = feedback.T, controller.weight_hh.T
-        code, code_bias = self.input_code.weight.T, self.input_code.bias
-        state_ih, state_hh = generator.weight_ih.T, generator.weight_hh.T
-        control = self.controller_state.expand(len(state), -1)
-        states, inputs, means, logvars = [], [], [], []
-        for step, (sent, draw) in enumerate(zip(drive, noise)):
-            sent = torch.addmm(sent, state * masks[step], feedback)
-            recurrent = torch.addmm(controller.bias_hh, control, control_hh)
-            control = gru_step(sent, recurrent, control)
-            mean, logvar = torch.addmm(code_bias, control, code).chunk(2, dim=1)
-            # The variance's floor keeps its logarithm from running away where the prior is weak.
-            variance = logvar.exp() + LEAST_VARIANCE
-            given = torch.addcmul(mean, variance.sqrt(), draw)
-            sent = torch.addmm(generator.bias_ih, given, state_ih)
-            state = gru_step(sent, torch.addmm(generator.bias_hh, state, state_hh), state)
-            states.append(state)
-            inputs.append(given)
-            means.append(mean)
-            logvars.append(variance)
-        return (
-            torch.stack(states),
-            torch.stack(inputs),
-            torch.stack(means),
-            torch.stack(logvars).log(),
+        weights = Weights(
+            feedback=feedback.T,
+            control=controller.weight_hh.T,
+            control_bias=controller.bias_hh,
+            code=code.weight.T,
+            code_bias=code.bias,
+            given=generator.weight_ih.T,
+            given_bias=generator.bias_ih,
+            state=generator.weight_hh.T,
+            state_bias=generator.bias_hh,
         )
+        # The fast one keeps what gradients need, which takes memory.
+        return (run_fast if torch.is_grad_enabled() else run_plain)(start, weights)
 
 
 def lag_both(states: Tensor, lag: int) -> Tensor:

@@ -103,9 +103,10 @@ def train(
     plateau = Plateau(config.lr_patience)
     best = Plateau(config.patience)
     rows, kept, smoothed = [], {}, -math.inf
-    with one_thread_if_small(model), trange(
-        config.max_epochs, desc="LFADS", unit="epoch", disable=not progress
-    ) as epochs:
+    with (
+        one_thread_if_small(model),
+        trange(config.max_epochs, desc="LFADS", unit="epoch", disable=not progress) as epochs,
+    ):
         for epoch in epochs:
             rate = optimizer.param_groups[0]["lr"]
             bits, kl = _epoch(model, windows, mean_rates, optimizer, epoch, generator)
@@ -216,16 +217,17 @@ def _epoch(
         )
         optimizer.zero_grad()
         (config.loss_scale * loss).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        # Clipping divides by the norm: an infinite one would leave the model where it is.
+        if not bool(norm.isfinite()):
+            return math.nan, math.nan
         optimizer.step()
         # A count of 0 under the mean rate in both predictions adds nothing to their difference.
         counts = batch.targets.transpose(0, 1).where(hidden, 0.0).flatten(0, 1)
         rates = log_rates.exp().where(hidden, mean_rates).flatten(0, 1)
         n = float(counts.sum())
-        if n and bool(rates.isfinite().all()):
+        if n:
             bits += n * bits_per_spike(counts, rates.clamp_min(1e-9), mean_rates)
-        elif n:
-            bits = math.nan
         n_spikes += n
         divergence += float(kl) * len(batch)
     return bits / max(n_spikes, 1.0), divergence / len(windows)
