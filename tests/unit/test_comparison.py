@@ -18,17 +18,23 @@ from saebook.data.spikes import Recording, Series
 from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.evaluation import RandomDictionary, SAEMethod
 from saebook.evaluation.comparison import (
+    GROUPS,
     SCORES,
     ComparisonData,
     compare_methods,
+    consistency_table,
     cut_stretches,
     fit_co_smoothing,
+    groups,
     hold_out_units,
     kept_latents,
+    paired_difference,
     recorded_comparison,
     score_method,
     simulated_comparison,
+    summarise,
 )
+from saebook.plots.comparison import plot_comparison
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +323,95 @@ def test_a_method_that_refuses_the_data_is_named_and_does_not_stop_the_rest():
     assert "not finite: check the method" in broken["note"][0]
     with pytest.raises(ConfigError, match="0 methods"):
         compare_methods(toy_of, {}, seeds=(0,))
+
+
+def test_a_comparison_in_a_few_numbers(tmp_path):
+    def factors(data, seed):
+        return TrueRates(rates=data.features, trials=data.trials)
+
+    class Smooth(RawUnits):
+        temporal = True
+
+    class Sees(RawUnits):
+        temporal = transductive = True
+
+    methods = {
+        "factors": factors,
+        "raw units": lambda data, seed: RawUnits(),
+        "smooth": lambda data, seed: Smooth(),
+        "sees": lambda data, seed: Sees(),
+        "too many": lambda data, seed: PCA(n_components=99),
+    }
+    seeds = (0, 1, 2)
+    table = compare_methods(toy_of, methods, seeds=seeds, out=tmp_path, progress=False)
+    by_method = dict(zip(table["method"], groups(table), strict=True))
+    assert by_method["raw units"] == GROUPS[0] and by_method["smooth"] == GROUPS[1]
+    assert by_method["sees"] == GROUPS[2]
+    summary = summarise(table).set_index(["method", "score"])
+    assert "too many" not in summary.index.get_level_values("method")
+    row = summary.loc[("raw units", "co_bps")]
+    assert row["n"] == 3 and row["low"] < row["mean"] < row["high"]
+    same = paired_difference(table, "raw units", "smooth", "co_bps")
+    assert same.mean == same.low == same.high == 0.0
+    assert paired_difference(table, "factors", "raw units", "mcc").low > 0
+    with pytest.raises(DataError, match="no seed in common"):
+        paired_difference(table, "factors", "too many", "co_bps")
+
+
+def test_consistency_is_high_where_sessions_share_a_course_and_at_chance_where_not(tmp_path):
+    def sessions(seed):
+        rng = np.random.default_rng(seed)
+        course = np.random.default_rng(9).gamma(1.0, 1.0, (4, 10, 3))  # the same in all sessions
+        trials, step = np.repeat(np.arange(80), 10), np.tile(np.arange(10), 80)
+        condition = trials % 4
+        rates = course[condition, step] @ rng.uniform(0, 1, (3, 12)) + 0.05
+        part = np.array(["train", "validation", "test"])[(np.arange(80) // 4) % 3]
+        return ComparisonData(
+            "shared course",
+            rng.poisson(5 * rates),
+            trials,
+            part[trials],
+            hold_out_units(12, 0.25, seed=seed),
+            0.05,
+            condition=condition,
+        )
+
+    class Noise(RawUnits):
+        def _transform(self, x, trials):
+            return np.random.default_rng(int(x.sum())).normal(size=(len(x), 3))
+
+    methods = {
+        "PCA": lambda data, seed: PCA(n_components=3),
+        "noise": lambda data, seed: Noise(),
+    }
+    compare_methods(sessions, methods, seeds=(0, 1), out=tmp_path, progress=False)
+    table = consistency_table(tmp_path, sessions, ["PCA", "noise", "absent"], (0, 1))
+    table = table.set_index("method")
+    assert table.loc["PCA", "consistency"] > 0.8 > 0.3 > table.loc["PCA", "chance"]
+    assert abs(table.loc["noise", "consistency"] - table.loc["noise", "chance"]) < 0.1
+    assert "absent" not in table.index
+    with pytest.raises(DataError, match="at least two"):
+        consistency_table(tmp_path, sessions, ["PCA"], (0,))
+
+
+def test_a_figure_has_a_row_per_method_and_none_for_the_ceiling():
+    rows = []
+    for method, temporal, value in (
+        ("PCA", False, 0.1),
+        ("SAE", False, -5.0),
+        ("GPFA", True, 0.3),
+        ("true rates", True, 0.5),
+    ):
+        rows += [
+            {"method": method, "seed": s, "temporal": temporal, "transductive": False,
+             "co_bps": value + 0.01 * s, "mcc": math.nan}
+            for s in range(3)
+        ]  # fmt: skip
+    figure = plot_comparison(pd.DataFrame(rows), {"co_bps": "co-smoothing", "mcc": "MCC"})
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 1
+    assert [t.get_text() for t in shown[0].get_yticklabels()] == ["PCA", "SAE", "GPFA"]
+    assert shown[0].get_xlim()[0] > -1  # one bad method does not squeeze the rest
 
 
 def test_an_sae_is_a_method():

@@ -83,8 +83,8 @@ def plot_comparison(
     height = n_rows * (0.155 * max(y, 4) + 0.62) + 0.3
     figure, axes = panels(n_rows, columns, width=PAGE_WIDTH, height=height, sharey=True)
     for ax, (score, label) in zip(axes, scores.items()):
-        _panel(ax, table, score, place)
-        known = top[score].dropna() if score in top else pd.Series(dtype=float)
+        known = top[score].dropna()
+        _panel(ax, table, score, place, float(known.mean()) if len(known) else 0.0)
         if len(known):
             ax.axvline(float(known.mean()), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         for border in borders:
@@ -107,15 +107,21 @@ def plot_comparison(
     ]
     if len(top):
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 3)), label=ceiling))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    if title:
-        figure.suptitle(title)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        frameon=False,
+        title=title or None,
+    )
     return figure
 
 
-def _panel(ax: Axes, table: pd.DataFrame, score: str, place: Mapping[str, float]) -> None:
+def _panel(
+    ax: Axes, table: pd.DataFrame, score: str, place: Mapping[str, float], top: float
+) -> None:
     values = table[score].dropna()
-    high = float(values.max())
+    high = max(float(values.max()), top)
     low = max(float(values.min()), LOWEST * max(high, 1e-3))
     for name, y in place.items():
         rows = table[(table["method"] == name) & table[score].notna()]

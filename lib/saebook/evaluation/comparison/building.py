@@ -56,7 +56,7 @@ def simulated_comparison(
     lag_s : float
         How much later than the counts the velocity is read, s: neurons lead the hand.
     held_out : float
-        Share of units that methods don't see.
+        Share of units that methods don't see, quiet and busy ones alike.
     seed : int
         Of the draw of these units and of the splits.
 
@@ -89,7 +89,7 @@ def simulated_comparison(
         counts=counts[rows],
         trials=trial[rows],
         split=assign_splits(index, "trial", FRACTIONS, 0.0, seed),
-        held_out=hold_out_units(counts.shape[1], held_out, seed=seed),
+        held_out=hold_out_units(counts.shape[1], held_out, counts=counts[rows], seed=seed),
         bin_size_s=bin_size_s,
         behaviour=velocity[rows],
         behaviour_name=f"hand_velocity (m/s), {lag_s * 1000:g} ms later",
@@ -131,7 +131,7 @@ def recorded_comparison(
     lag_s : float
         How much later than the counts a velocity is read, s; any other series is read at once.
     held_out : float
-        Share of units that methods don't see.
+        Share of units that methods don't see, quiet and busy ones alike.
     seed : int
         Of the draw of these units.
 
@@ -158,13 +158,14 @@ def recorded_comparison(
         new = ~steady | (split != np.r_[split[:1], split[:-1]])
         trial = cut_stretches(np.where(known, np.cumsum(new), -1), length)
     rows = np.flatnonzero(trial >= 0)
+    counts = store.array()[rows]
     values, label = _behaviour(recording, time, width, behaviour, lag_s, notes)
     return ComparisonData(
         name=name,
-        counts=store.array()[rows],
+        counts=counts,
         trials=trial[rows],
         split=split[rows],
-        held_out=hold_out_units(store.d_in, held_out, seed=seed),
+        held_out=hold_out_units(store.d_in, held_out, counts=counts, seed=seed),
         bin_size_s=width,
         behaviour=None if values is None else values[rows],
         behaviour_name=label,

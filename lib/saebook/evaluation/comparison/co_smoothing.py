@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from saebook.errors import ConfigError, DataError
+from saebook.evaluation.comparison.poisson_regression import poisson_path
 from saebook.evaluation.held_out_units import poisson_readout
 from saebook.metrics import bits_per_spike
 
@@ -20,7 +20,6 @@ GLM_ALPHAS = (1.0, 0.1, 0.01, 0.001)
 LOG_FLOOR = 1e-3
 # Spikes per bin below which no rate is set: the benchmark's offset.
 RATE_FLOOR = 1e-4
-MOST_ITERATIONS = 1000
 
 READOUTS = ("log-linear", "log-linear, of logs", "additive")
 
@@ -182,23 +181,15 @@ def _log_linear(
     x: np.ndarray, y: np.ndarray, alphas: Sequence[float]
 ) -> list[tuple[float, _LogLinear]]:
     """One readout per penalty, the strongest first: each begins where the last one ended."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import PoissonRegressor
-
     centre, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-12 * np.abs(centre), spread, np.inf)
     standard = (x - centre) / scale
     alphas = sorted(alphas, reverse=True)
     weights = np.zeros((len(alphas), x.shape[1], y.shape[1]))
     offset = np.full((len(alphas), y.shape[1]), math.log(RATE_FLOOR))
-    for unit in np.flatnonzero(y.sum(axis=0) > 0):  # of a silent one the likelihood has no maximum
-        model = PoissonRegressor(warm_start=True, max_iter=MOST_ITERATIONS)
-        for i, alpha in enumerate(alphas):
-            with warnings.catch_warnings():
-                # Weights that still move in the last digit are judged on validation rows.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.set_params(alpha=alpha).fit(standard, y[:, unit])
-            weights[i, :, unit], offset[i, unit] = model.coef_, model.intercept_
+    fires = y.sum(axis=0) > 0  # of a silent unit the likelihood has no maximum
+    if fires.any():
+        weights[:, :, fires], offset[:, fires] = poisson_path(standard, y[:, fires], alphas)
     found = []
     for i, alpha in enumerate(alphas):
         drive = standard @ weights[i] + offset[i]

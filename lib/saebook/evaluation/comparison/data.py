@@ -147,7 +147,9 @@ class ComparisonData:
         )
 
 
-def hold_out_units(n_units: int, fraction: float, *, seed: int = 0) -> np.ndarray:
+def hold_out_units(
+    n_units: int, fraction: float, *, counts: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
     """Mark units that methods don't see.
 
     Parameters
@@ -156,6 +158,10 @@ def hold_out_units(n_units: int, fraction: float, *, seed: int = 0) -> np.ndarra
         At least 2.
     fraction : float
         Share of them, between 0 and 1; at least one is held out and one left.
+    counts : ndarray, optional
+        [n, n_units]. With them the units held out are spread over the rates: one is drawn among
+        the quietest, one among the next, and so on. Few units drawn at random can be all quiet
+        or all busy, and scores of different draws then differ by more than methods do.
     seed : int
         Of the draw.
 
@@ -179,8 +185,14 @@ def hold_out_units(n_units: int, fraction: float, *, seed: int = 0) -> np.ndarra
     if n_units < 2:
         raise SelectionError(f"{n_units} unit: holding one out needs at least two")
     n_out = min(max(1, round(fraction * n_units)), n_units - 1)
+    rng = np.random.default_rng([seed, 60])
     held = np.zeros(n_units, dtype=bool)
-    held[np.random.default_rng([seed, 60]).permutation(n_units)[:n_out]] = True
+    if counts is None:
+        held[rng.permutation(n_units)[:n_out]] = True
+    else:
+        by_rate = np.argsort(counts.sum(axis=0, dtype=float), kind="stable")
+        for level in np.array_split(by_rate, n_out):
+            held[rng.choice(level)] = True
     return held
 
 
