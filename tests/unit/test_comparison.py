@@ -501,6 +501,20 @@ def test_a_recording_without_trials_is_cut_into_stretches_within_splits(tmp_path
     assert len(data.counts) > 0.8 * len(store)
 
 
+def test_of_a_long_recording_evenly_spaced_stretches_of_every_split_are_kept(tmp_path):
+    rng = np.random.default_rng(0)
+    trains = [np.sort(rng.uniform(0, 600, 3000)) for _ in range(24)]
+    recording = Recording.from_spike_times(trains, interval=(0, 600))
+    store, whole = recorded(recording, tmp_path)
+    some = recorded_comparison(recording, store, max_bins=3000)
+    assert 2500 < len(some.counts) <= 3000 < len(whole.counts)
+    shares = [[np.mean(d.split == part) for part in ("train", "test")] for d in (whole, some)]
+    np.testing.assert_allclose(shares[0], shares[1], atol=0.05)
+    assert any("evenly spaced" in note for note in some.notes)
+    kept = np.unique(some.trials)
+    assert kept[0] < 20 and kept[-1] > whole.trials.max() - 20
+
+
 def test_behaviour_that_tells_nothing_is_left_out_with_its_reason(tmp_path):
     rng, time = np.random.default_rng(0), np.arange(0, 600, 0.5)
     trains = [np.sort(rng.uniform(0, 600, 3000)) for _ in range(24)]

@@ -109,6 +109,7 @@ def recorded_comparison(
     behaviour: str = "",
     lag_s: float = 0.1,
     held_out: float = 0.25,
+    max_bins: int | None = None,
     seed: int = 0,
 ) -> ComparisonData:
     """Cut the binned counts of a recording into trials, or else into stretches of one length.
@@ -132,6 +133,9 @@ def recorded_comparison(
         How much later than the counts a velocity is read, s; any other series is read at once.
     held_out : float
         Share of units that methods don't see, quiet and busy ones alike.
+    max_bins : int, optional
+        Of a longer recording, evenly spaced trials of every split are kept, with about so many
+        bins in all.
     seed : int
         Of the draw of these units.
 
@@ -157,6 +161,11 @@ def recorded_comparison(
         known = np.isin(split, PARTS)
         new = ~steady | (split != np.r_[split[:1], split[:-1]])
         trial = cut_stretches(np.where(known, np.cumsum(new), -1), length)
+    if max_bins is not None and (trial >= 0).sum() > max_bins:
+        n_all = len(np.unique(trial[trial >= 0]))
+        trial = _thinned(trial, split, max_bins)
+        n_kept = len(np.unique(trial[trial >= 0]))
+        notes.append(f"{n_kept} of {n_all} trials or stretches are used, evenly spaced")
     rows = np.flatnonzero(trial >= 0)
     counts = store.array()[rows]
     values, label = _behaviour(recording, time, width, behaviour, lag_s, notes)
@@ -233,6 +242,18 @@ def _trials(
     if condition is None:
         notes.append("no column of the trials has a few values that recur: no PSTH")
     return trial, condition
+
+
+def _thinned(trial: np.ndarray, split: np.ndarray, max_bins: int) -> np.ndarray:
+    """Leave evenly spaced trials of each split, two of each at least."""
+    used = trial >= 0
+    share = max_bins / used.sum()
+    kept: list[int] = []
+    for part in PARTS:
+        numbers = np.unique(trial[used & (split == part)])
+        n = min(len(numbers), max(2, int(share * len(numbers))))
+        kept += numbers[np.linspace(0, len(numbers) - 1, n).round().astype(int)].tolist()
+    return np.where(np.isin(trial, kept), trial, -1)
 
 
 def _conditions(trials: pd.DataFrame, used: np.ndarray) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from saebook.evaluation.held_out_units import poisson_readout
 from saebook.metrics import bits_per_spike
 
 # Penalties of the Poisson regression on standardised latents, strongest first.
-GLM_ALPHAS = (1.0, 0.1, 0.01, 0.001)
+GLM_ALPHAS = (10.0, 1.0, 0.1, 0.01, 0.001)
 # Added before a logarithm: this share of a latent's mean, as latents have no unit of their own.
 LOG_FLOOR = 1e-3
 # Spikes per bin below which no rate is set: the benchmark's offset.
