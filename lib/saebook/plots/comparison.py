@@ -122,18 +122,22 @@ def _panel(
 ) -> None:
     values = table[score].dropna()
     high = max(float(values.max()), top)
-    low = max(float(values.min()), LOWEST * max(high, 1e-3))
-    for name, y in place.items():
-        rows = table[(table["method"] == name) & table[score].notna()]
-        if rows.empty:
-            continue
+    of = {
+        name: table[(table["method"] == name) & table[score].notna()]
+        for name in place
+        if ((table["method"] == name) & table[score].notna()).any()
+    }
+    intervals = {name: mean_interval(rows[score]) for name, rows in of.items()}
+    ends = [i.low for i in intervals.values() if i.n > 1]
+    low = max(min([float(values.min()), *ends]), LOWEST * max(high, 1e-3))
+    for name, rows in of.items():
+        y, interval = place[name], intervals[name]
         color = PALETTE[COLORS[rows["group"].iloc[0]]]
         seen = rows[score].to_numpy()
         inside = seen >= low
         ax.plot(seen[inside], np.full(inside.sum(), y), "o", ms=2.5, color=color, alpha=0.45)
         if not inside.all():
             ax.plot([low], [y], marker="<", ms=4, color=color, clip_on=False)
-        interval = mean_interval(seen)
         if interval.n > 1:
             ends = [max(interval.low, low), max(interval.high, low)]
             ax.plot(ends, [y, y], color=color, linewidth=1.2)
