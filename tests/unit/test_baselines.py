@@ -14,6 +14,7 @@ import pytest
 from saebook.baselines import (
     GPFA,
     ICA,
+    LFADS,
     METHODS,
     NMF,
     PCA,
@@ -22,6 +23,7 @@ from saebook.baselines import (
     FactorAnalysis,
     GaussianSmoothing,
     KMeans,
+    LFADSConfig,
     RawUnits,
     SliceTCA,
     TrueRates,
@@ -46,6 +48,9 @@ MADE = {
     "NMF": lambda: NMF(n_components=3, max_iter=5000, tol=1e-8),
     "k-means": lambda: KMeans(n_clusters=4),
     "GPFA": lambda: GPFA(x_dim=2, em_max_iters=5),
+    "LFADS": lambda: LFADS(
+        n_components=3, config=LFADSConfig.tiny(max_epochs=1, n_samples=2), device="cpu"
+    ),
     "CEBRA-Time": lambda: CEBRATime(**FAST),
     "CEBRA-Behaviour": lambda: CEBRABehavior(**FAST),
     "sliceTCA": lambda: SliceTCA(number_components=(1, 2, 1), max_iter=30, device="cpu"),

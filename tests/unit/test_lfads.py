@@ -433,6 +433,8 @@ def test_the_best_epoch_is_kept_and_patience_ends_training():
     # Counts without structure: nothing to find, so the search has to end early.
     assert len(history) == history["best"].idxmax() + 1 + 5 < 60
     assert history["learning_rate"].iloc[-1] == pytest.approx(4e-3 * 0.95**2)
+    assert method.fit_messages == ()
+    assert "ended at max_epochs = 2" in fitted()[0].fit_messages[0]
 
 
 def test_saved_and_loaded_it_gives_the_same_numbers(tmp_path):
@@ -504,10 +506,13 @@ def test_what_cannot_be_used_is_refused():
         method.fit(counts, trials, validation=np.ones(60, bool))
     with pytest.raises(DataError, match="one boolean"):
         method.fit(counts, trials, validation=np.ones(5, bool))
-    with pytest.raises(DataError, match="validation trials hold no spike"):
+    with pytest.raises(DataError, match="units have no spike in the validation trials"):
         method.fit(counts * (trials < 4)[:, None], trials, validation=trials >= 4)
+    silent = np.hstack([counts, np.zeros((60, 1))])
+    with pytest.raises(DataError, match="held-out units have no spike in the training trials"):
+        method.fit(counts, trials, targets=silent)
     with pytest.raises(EnvironmentProblem, match="nonsense"):
-        LFADS(device="nonsense")
+        LFADS(config=config, device="nonsense").fit(counts, trials)
 
 
 def test_a_loss_that_is_not_finite_stops_training():

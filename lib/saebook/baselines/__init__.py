@@ -21,6 +21,7 @@ ones name the extra to install: `pip install 'saebook[baselines]'`.
 from saebook.baselines.cebra import CEBRABehavior, CEBRATime
 from saebook.baselines.factors import ICA, PCA, FactorAnalysis
 from saebook.baselines.gpfa import GPFA
+from saebook.baselines.lfads import LFADS, LFADSConfig
 from saebook.baselines.method import Method
 from saebook.baselines.parts import NMF, KMeans
 from saebook.baselines.reference import GaussianSmoothing, RawUnits, TrueRates
@@ -29,6 +30,7 @@ from saebook.baselines.slicetca import SliceTCA
 __all__ = [
     "GPFA",
     "ICA",
+    "LFADS",
     "METHODS",
     "NMF",
     "PCA",
@@ -37,6 +39,7 @@ __all__ = [
     "FactorAnalysis",
     "GaussianSmoothing",
     "KMeans",
+    "LFADSConfig",
     "Method",
     "RawUnits",
     "SliceTCA",
@@ -54,6 +57,7 @@ METHODS: dict[str, type[Method]] = {
         KMeans,
         GaussianSmoothing,
         GPFA,
+        LFADS,
         CEBRATime,
         CEBRABehavior,
         SliceTCA,

@@ -220,9 +220,12 @@ COMPACT: dict[str, Any] = {
     "generator_dim": 64,
     "initial_dim": 32,
     "n_factors": 32,
+    "dropout": 0.15,
+    "kl_initial": 1e-5,
+    "kl_inputs": 1e-5,
     "batch_size": 64,
-    "max_epochs": 300,
-    "patience": 60,
+    "max_epochs": 200,
+    "patience": 40,
 }
 TINY: dict[str, Any] = {
     "encoder_dim": 16,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-import torch
 
 from saebook.baselines.lfads.config import LFADSConfig
-from saebook.baselines.lfads.files import read_model, write_model
-from saebook.baselines.lfads.model import LFADSModel, Posterior
-from saebook.baselines.lfads.training import Windows, one_thread_if_small, train
 from saebook.baselines.lfads.windows import chop, merge, window_length
 from saebook.baselines.method import Method, Trials, check_counts
-from saebook.errors import DataError, EnvironmentProblem
+from saebook.errors import DataError
 
-# Windows times posterior draws that are computed at once.
-AT_ONCE = 1024
+if TYPE_CHECKING:
+    from saebook.baselines.lfads.model import LFADSModel
+    from saebook.baselines.lfads.training import Windows
+
 # Fewer trials than this are not divided: the end of each is set aside instead.
 FEWEST_TRIALS = 5
 
@@ -70,9 +68,10 @@ class LFADS(Method):
     (200, 6)
     """
 
-    name = "LFADS"
-    temporal = True
-    stochastic = True
+    name: ClassVar[str] = "LFADS"
+    temporal: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
+    dimension: ClassVar[str | None] = "n_components"
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class LFADS(Method):
         if n_components is not None:
             config = LFADSConfig.from_dict(config.to_dict() | {"n_factors": n_components})
         self.config, self.random_state, self.progress = config, random_state, progress
-        self.device = _device(device)
+        self.device = device
         self.model: LFADSModel | None = None
         self.history = pd.DataFrame()
         self._targets: Any = None
@@ -161,6 +160,8 @@ class LFADS(Method):
         Path
             The folder.
         """
+        from saebook.baselines.lfads.files import write_model
+
         model = self._fitted()
         about = {
             "random_state": self.random_state,
@@ -185,13 +186,21 @@ class LFADS(Method):
         CheckpointError
             No such folder, or a missing, damaged or foreign file.
         """
+        from saebook.baselines.lfads.files import read_model
+        from saebook.baselines.lfads.inference import resolve_device
+
         model, about, history = read_model(Path(path))
         method = cls(config=model.config, random_state=about["random_state"], device=device)
-        method.model, method.history = model.to(method.device), history
+        method.model, method.history = model.to(resolve_device(device)), history
         method._window, method._n_units = about["window"], about["n_units"]
         return method
 
     def _fit(self, x: np.ndarray, trials: Trials, y: Any) -> None:
+        from saebook.baselines.lfads.inference import resolve_device
+        from saebook.baselines.lfads.model import LFADSModel
+        from saebook.baselines.lfads.training import train
+
+        device = resolve_device(self.device)
         targets = x if self._targets is None else check_counts(self._targets)
         n_units = x.shape[1]
         if len(targets) != len(x) or not np.array_equal(targets[:, :n_units], x):
@@ -207,13 +216,26 @@ class LFADS(Method):
                 f"a trial has {shortest} bins, a window {max(self._window, 2)}: lower window_bins, "
                 "or leave that trial out"
             )
-        sets = [self._windows(rows, x, targets) for rows in (training, validation)]
+        sets = [self._windows(rows, x, targets).to(device) for rows in (training, validation)]
         for name, windows in zip(("training", "validation"), sets):
-            if not windows.targets.any():
-                raise DataError(f"the {name} trials hold no spike: give longer ones, or others")
+            scored = windows.targets[:, :, n_units * windows.has_held_out :]
+            if not scored.any():
+                which = "held-out units" if windows.has_held_out else "units"
+                raise DataError(
+                    f"the {which} have no spike in the {name} trials: give longer ones, or others"
+                )
         seed = self.random_state
-        self.model = LFADSModel(self.config, n_units, targets.shape[1], seed=seed).to(self.device)
+        self.model = LFADSModel(self.config, n_units, targets.shape[1], seed=seed).to(device)
         self.history = train(self.model, *sets, seed=seed, progress=self.progress)
+        since = len(self.history) - 1 - int(self.history["best"].to_numpy().argmax())
+        self.fit_messages = (
+            ()
+            if since >= self.config.patience
+            else (
+                f"training ended at max_epochs = {self.config.max_epochs}, {since} epochs after the "
+                f"best: {self.config.patience} without improvement would have ended it",
+            )
+        )
 
     def _transform(self, x: np.ndarray, trials: Trials) -> np.ndarray:
         return self._posterior_means(x, trials)[0]
@@ -250,75 +272,34 @@ class LFADS(Method):
         return [r for r, v in zip(rows, chosen) if not v], [r for r, v in zip(rows, chosen) if v]
 
     def _windows(self, trials: list[slice], x: np.ndarray, targets: np.ndarray) -> Windows:
+        import torch
+
+        from saebook.baselines.lfads.training import Windows
+
         cut = [piece for rows in trials for piece in chop(rows, self._window, self._overlap)]
         seen, wanted = (
             torch.from_numpy(np.stack([values[piece] for piece in cut])).float()
             for values in (x, targets)
         )
-        return Windows(seen, wanted).to(self.device)
+        return Windows(seen, wanted)
 
     @property
     def _overlap(self) -> int:
         asked = self.config.overlap_bins
         return min(self._window // 4 if asked is None else asked, self._window - 1)
 
-    @torch.no_grad()
     def _posterior_means(self, x: np.ndarray, trials: Trials) -> tuple[np.ndarray, np.ndarray]:
         """Factors [n, n_factors] and rates [n, n_targets], means over draws."""
-        model, n_samples = self._fitted(), self.config.n_samples
+        from saebook.baselines.lfads.inference import posterior_means
+
         windows = [p for rows in trials.values() for p in chop(rows, self._window, self._overlap)]
-        factors, rates = [None] * len(windows), [None] * len(windows)
-        size = max(1, AT_ONCE // n_samples)
-        by_length: dict[int, list[int]] = {}
-        for i, rows in enumerate(windows):
-            by_length.setdefault(rows.stop - rows.start, []).append(i)
-        with one_thread_if_small(model):
-            for length, members in by_length.items():
-                # The same draws for every window: what comes out of one depends on no other.
-                generator = torch.Generator(self.device).manual_seed(self.random_state)
-                noise = model.noise(length, n_samples, generator)
-                for first in range(0, len(members), size):
-                    some = members[first : first + size]
-                    seen = torch.from_numpy(np.stack([x[windows[i]] for i in some])).float()
-                    found = _mean_over_draws(model, seen.to(self.device), noise)
-                    for i, own_factors, own_rates in zip(some, *found):
-                        factors[i], rates[i] = own_factors, own_rates
-        return merge(windows, factors, len(x)), merge(windows, rates, len(x))
+        found = posterior_means(
+            self._fitted(), [x[rows] for rows in windows], seed=self.random_state
+        )
+        factors, rates = (merge(windows, each, len(x)) for each in found)
+        return factors, rates
 
     def _fitted(self) -> LFADSModel:
         if self.model is None or self._n_units is None:
             raise DataError("LFADS was not fitted: call fit(x, trials) first")
         return self.model
-
-
-def _mean_over_draws(
-    model: LFADSModel, seen: torch.Tensor, noise: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and rates [B, T, …] of windows [B, T, n_units], means over draws."""
-    n, n_samples = len(seen), noise[0].shape[0]
-    posterior = model.encode(seen)
-    # Draw s of window b is row b · n_samples + s.
-    each = Posterior(
-        posterior.mean.repeat_interleave(n_samples, dim=0),
-        posterior.logvar.repeat_interleave(n_samples, dim=0),
-        None if posterior.drive is None else posterior.drive.repeat_interleave(n_samples, dim=1),
-    )
-    output = model.decode(each, noise[0].repeat(n, 1), noise[1].repeat(1, n, 1))
-    means = (
-        values.unflatten(1, (n, n_samples)).mean(dim=2).transpose(0, 1).cpu().numpy()
-        for values in (output.factors, output.log_rates.exp())
-    )
-    factors, rates = means
-    return factors, rates
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise EnvironmentProblem(
-            f"device {name!r} can't be used here ({str(error).splitlines()[0]}); give 'cpu' or 'auto'"
-        ) from error
-    return torch.device(name)

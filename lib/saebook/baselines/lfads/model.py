@@ -203,8 +203,8 @@ class LFADSModel(nn.Module):
 
     def recurrent_square(self) -> Tensor:
         """Half the mean square of the recurrent weights, a 0-d tensor."""
-        weights = [w for name, w in self.named_parameters() if "weight_hh" in name]
-        return 0.5 * sum(w.square().sum() for w in weights) / sum(w.numel() for w in weights)
+        weights = [w.flatten() for name, w in self.named_parameters() if "weight_hh" in name]
+        return 0.5 * torch.cat(weights).square().mean()
 
     def _run_alone(self, state: Tensor, n_bins: int) -> Tensor:
         """States [T, B, G] of a generator without inputs."""
