@@ -660,7 +660,7 @@ chapter.save_metrics(
 )
 
 # %% [markdown]
-# What to take from it, at the settings of `laptop` (three sessions, some thousand training bins each):
+# What to take from it, at the settings of `laptop` (three sessions, about a thousand training bins each):
 #
 # * **Dimension and time come first.** The largest differences are between methods that see neighbouring bins and
 #   those that see one, and between few dimensions and all units. Smoothed units, with no learning at all, are as
@@ -670,12 +670,12 @@ chapter.save_metrics(
 #   differences leaves zero on either side. It does learn: its random dictionary is behind it. It is not the better
 #   summary, and on dense factors it is not visibly the worse one either; the control was built for PCA to win,
 #   and with three sessions that cannot be told.
-# * **Dense dynamics are for GPFA and LFADS**: GPFA leads in co-smoothing on the control, LFADS in decoding there,
-#   where it passes smoothing. On the sparse world neither passes smoothing with so few trials and so short a
+# * **Dense dynamics are for GPFA and LFADS**: GPFA leads on average in co-smoothing on the control, LFADS in
+#   decoding there, where it passes smoothing beyond its interval. On the sparse world neither passes smoothing with so few trials and so short a
 #   training.
 # * **Sparse features were there, and the wide SAE did not find them.** Its MCC is *below* that of a random
-#   dictionary of its size: with so few bins a latent is fitted to the bins it saw. Chapter 30 shows what it takes
-#   to recover planted features; a comparison at one small size says nothing about other sizes.
+#   dictionary of its size. Why is not shown here: the bins are few, and a random dictionary of that width has a
+#   direction near everything. Chapter 30 shows what it takes to recover planted features.
 # * **What returns in another session** is the average course of the trial: methods that see time carry over best.
 #   Beyond a hundred dimensions chance alone fits nearly everything, so consistency of wide codes proves nothing.
 # * **CEBRA's place here is not its best.** It stops after a small part of its usual training, it is not made to

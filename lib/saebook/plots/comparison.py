@@ -15,8 +15,8 @@ from saebook.plots.spikes import require_columns
 from saebook.plots.style import GREY, LIGHT_GREY, PAGE_WIDTH, PALETTE, panels, styled
 
 COLORS = {"single bin": "blue", "temporal": "vermillion", "transductive": "purple"}
-# Points further left than this share of the span would squeeze all others together.
-LOWEST = -0.25
+# Points further left than this share of the span, at least this value, would squeeze all others.
+LOWEST, LEAST_SPAN = -0.25, 0.4
 
 
 @styled
@@ -129,7 +129,7 @@ def _panel(
     }
     intervals = {name: mean_interval(rows[score]) for name, rows in of.items()}
     ends = [i.low for i in intervals.values() if i.n > 1]
-    low = max(min([float(values.min()), *ends]), LOWEST * max(high, 1e-3))
+    low = max(min([float(values.min()), *ends]), LOWEST * max(high, LEAST_SPAN))
     for name, rows in of.items():
         y, interval = place[name], intervals[name]
         color = PALETTE[COLORS[rows["group"].iloc[0]]]
