@@ -1,6 +1,14 @@
 """Judging SAEs: score cards, the controls they stand against, recovery of planted truth."""
 
 from saebook.evaluation.coherence import context_coherence
+from saebook.evaluation.comparison import (
+    ComparisonData,
+    compare_methods,
+    fit_co_smoothing,
+    recorded_comparison,
+    score_method,
+    simulated_comparison,
+)
 from saebook.evaluation.controls import (
     PCAControl,
     ShuffleControl,
@@ -39,6 +47,7 @@ from saebook.evaluation.recovery import (
     recover_activity,
     recover_features,
 )
+from saebook.evaluation.sae_method import SAEMethod
 from saebook.evaluation.scorecard import evaluate
 from saebook.evaluation.stored_latents import StoredLatents, read_latents
 from saebook.evaluation.temporal import Consistency, consistency, temporal_consistency
@@ -81,6 +90,7 @@ __all__ = [
     "ActivityRecovery",
     "Clamp",
     "ClockScore",
+    "ComparisonData",
     "Consistency",
     "FieldRecovery",
     "LanguageCard",
@@ -90,6 +100,7 @@ __all__ = [
     "RandomDictionaryControl",
     "Reader",
     "Recovery",
+    "SAEMethod",
     "ScoreCard",
     "ShuffleControl",
     "SplicedLosses",
@@ -101,6 +112,7 @@ __all__ = [
     "auc_at_chance",
     "candidate_variables",
     "compare_at_fvu",
+    "compare_methods",
     "consistency",
     "context_coherence",
     "control_table",
@@ -114,6 +126,7 @@ __all__ = [
     "evidence_from_rows",
     "evidence_from_texts",
     "evidence_from_tuning",
+    "fit_co_smoothing",
     "interpretability_table",
     "language_table",
     "latent_interpretability",
@@ -128,16 +141,19 @@ __all__ = [
     "rank_to_forget",
     "raw_unit_control",
     "read_latents",
+    "recorded_comparison",
     "recover_activity",
     "recover_features",
     "recover_fields",
     "score_at_fvu",
     "score_language_model",
+    "score_method",
     "score_slow_fast",
     "score_spliced",
     "score_tuning",
     "shuffle_control",
     "shuffle_units",
+    "simulated_comparison",
     "sizes",
     "temporal_consistency",
     "to_pynapple",

@@ -6,6 +6,7 @@ import numpy as np
 
 from saebook.errors import SelectionError
 from saebook.evaluation.variables import Variable
+from saebook.metrics import ridge_path
 
 # Penalties against sums over rows of standardised features.
 ALPHAS = np.logspace(-1, 5, 7)
@@ -130,19 +131,6 @@ def ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     errors = np.zeros(len(ALPHAS))
     for i in range(N_FOLDS):
         held = fold == i
-        for j, (weights, offset) in enumerate(_solutions(x[~held], y[~held])):
+        for j, (weights, offset) in enumerate(ridge_path(x[~held], y[~held], ALPHAS)):
             errors[j] += ((x[held] @ weights + offset - y[held]) ** 2).sum()
-    return _solutions(x, y)[int(errors.argmin())]
-
-
-def _solutions(x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights and offsets under every penalty."""
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    centred = x - mean_x
-    variances, directions = np.linalg.eigh(centred.T @ centred)
-    projected = directions.T @ (centred.T @ (y - mean_y))
-    solutions = []
-    for alpha in ALPHAS:
-        weights = directions @ (projected / (variances.clip(0) + alpha)[:, None])
-        solutions.append((weights, mean_y - mean_x @ weights))
-    return solutions
+    return list(ridge_path(x, y, ALPHAS))[int(errors.argmin())]

@@ -1,4 +1,4 @@
-"""Every score's one definition, as pure functions on tensors."""
+"""Every score's one definition, as pure functions on tensors and arrays."""
 
 from saebook.metrics.agreement import LatentAgreement, correlation_matrix, latent_agreement
 from saebook.metrics.calibration import (
@@ -8,6 +8,22 @@ from saebook.metrics.calibration import (
     spike_ratio,
 )
 from saebook.metrics.coactivity import Coactivity, coactivity
+from saebook.metrics.consistency import consistency_between_runs, consistency_between_sessions
+from saebook.metrics.decoding import (
+    LinearDecoder,
+    NeighbourDecoder,
+    knn_decoder,
+    r2,
+    ridge_decoder,
+    ridge_path,
+)
+from saebook.metrics.identifiability import (
+    DCI,
+    FactorPrediction,
+    dci,
+    mean_correlation_coefficient,
+    predict_factors,
+)
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
 from saebook.metrics.intervals import MeanInterval, mean_interval, pairwise_interval
 from saebook.metrics.language import (
@@ -38,7 +54,13 @@ from saebook.metrics.scorecard import CardSums, ScoreCard
 from saebook.metrics.segments import SegmentChoice, SegmentFit, choose_segments, fit_segments
 from saebook.metrics.shrinkage import ShrinkageSums, shrinkage
 from saebook.metrics.sparsity import LatentSums, dead_fraction, dense_fraction, density, l0
-from saebook.metrics.spikes import are_counts, bits_per_spike, fano_factor
+from saebook.metrics.spikes import (
+    are_counts,
+    bits_per_spike,
+    deviance_explained,
+    fano_factor,
+    poisson_deviance,
+)
 from saebook.metrics.subspaces import principal_angles, spanning_basis, subspace_overlap
 from saebook.metrics.temporal import (
     activity_information,
@@ -46,14 +68,19 @@ from saebook.metrics.temporal import (
     decorrelation_time,
     lagged_rows,
 )
+from saebook.metrics.trial_averages import psth, psth_r2
 
 __all__ = [
+    "DCI",
     "CardSums",
     "Coactivity",
+    "FactorPrediction",
     "LatentAgreement",
     "LatentSums",
+    "LinearDecoder",
     "MatchScores",
     "MeanInterval",
+    "NeighbourDecoder",
     "RawUnitControl",
     "RawUnitSums",
     "ReconstructionSums",
@@ -68,19 +95,24 @@ __all__ = [
     "calibration_slope",
     "choose_segments",
     "coactivity",
+    "consistency_between_runs",
+    "consistency_between_sessions",
     "correlation_matrix",
     "cosine",
     "cosine_similarity_matrix",
+    "dci",
     "dead_fraction",
     "decorrelation_time",
     "dense_fraction",
     "density",
+    "deviance_explained",
     "explained_variance",
     "fano_factor",
     "fit_segments",
     "floored",
     "fvu",
     "information_share",
+    "knn_decoder",
     "l0",
     "l2_ratio",
     "lagged_rows",
@@ -88,15 +120,23 @@ __all__ = [
     "loss_recovered",
     "match_one_to_one",
     "match_scores",
+    "mean_correlation_coefficient",
     "mean_interval",
     "mmcs",
     "next_token_kl",
     "next_token_losses",
     "pairwise_interval",
     "pareto_front",
+    "poisson_deviance",
+    "predict_factors",
     "principal_angles",
+    "psth",
+    "psth_r2",
+    "r2",
     "r2_per_example",
     "r2_per_unit",
+    "ridge_decoder",
+    "ridge_path",
     "same_group_pairs",
     "scored_positions",
     "shrinkage",

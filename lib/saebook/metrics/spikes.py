@@ -129,6 +129,84 @@ def bits_per_spike(counts: Tensor, rates: Tensor, mean_rates: Tensor | None = No
     return gain / (n_spikes * math.log(2))
 
 
+def poisson_deviance(counts: Tensor, rates: Tensor) -> float:
+    """Mean Poisson deviance of counts under rates: 2 (n ln(n/λ) - n + λ).
+
+    Parameters
+    ----------
+    counts : Tensor
+        [n_bins, n_units], spikes per bin.
+    rates : Tensor
+        [n_bins, n_units], expected spikes per bin, above 0 wherever there is a spike.
+
+    Returns
+    -------
+    float
+        Per bin and unit; 0 where rates equal counts, about 1 at the true rates of busy units, far
+        less where units are mostly silent.
+
+    Raises
+    ------
+    DataError
+        As :func:`bits_per_spike`.
+
+    Notes
+    -----
+    Source: McCullagh & Nelder (1989). On spikes that the model saw it is as meaningless as bits
+    per spike.
+
+    Examples
+    --------
+    >>> import torch
+    >>> poisson_deviance(torch.tensor([[0], [2]]), torch.tensor([[0.0], [2.0]]))
+    0.0
+    >>> poisson_deviance(torch.tensor([[0], [0]]), torch.tensor([[0.5], [1.5]]))
+    2.0
+    """
+    values = _counts(counts)
+    if counts.shape != rates.shape:
+        raise DataError(f"counts have shape {tuple(counts.shape)}, rates {tuple(rates.shape)}")
+    saturated = _log_likelihood(values, values, "counts")
+    found = _log_likelihood(values, rates.detach().to(values), "rates")
+    return 2 * (saturated - found) / values.numel()
+
+
+def deviance_explained(counts: Tensor, rates: Tensor, mean_rates: Tensor | None = None) -> float:
+    """Share of the Poisson deviance of constant rates that rates explain.
+
+    Parameters
+    ----------
+    counts, rates, mean_rates : Tensor
+        As for :func:`bits_per_spike`, of spikes that the model did not see.
+
+    Returns
+    -------
+    float
+        1 - D(rates) / D(constant): 0 for the constant rates, 1 for rates equal to the counts,
+        which no honest model reaches. NaN where constant rates are perfect.
+
+    Raises
+    ------
+    DataError
+        As :func:`bits_per_spike`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> counts = torch.tensor([[0], [2]])
+    >>> deviance_explained(counts, torch.tensor([[1.0], [1.0]]))
+    0.0
+    >>> round(deviance_explained(counts, torch.tensor([[0.5], [1.5]])), 4)
+    0.585
+    """
+    values = _counts(counts)
+    constant = values.mean(0) if mean_rates is None else mean_rates.detach().to(values)
+    if constant.shape != values.shape[1:]:
+        raise DataError(f"mean_rates have shape {tuple(constant.shape)}: give one per unit")
+    null = poisson_deviance(counts, constant.expand_as(values))
+    return 1 - poisson_deviance(counts, rates) / null if null > 0 else math.nan
+
+
 def _log_likelihood(counts: Tensor, rates: Tensor, name: str) -> float:
     # ln n! is the same for both sets of rates, so it is left out.
     if not bool((torch.isfinite(rates) & (rates >= 0)).all()):
