@@ -6,6 +6,7 @@ from saebook.metrics.calibration import (
     information_share,
     spike_ratio,
 )
+from saebook.metrics.false_discoveries import benjamini_hochberg, hits_needed
 from saebook.metrics.identity import RawUnitControl, RawUnitSums
 from saebook.metrics.intervals import MeanInterval, mean_interval
 from saebook.metrics.language import (
@@ -59,6 +60,7 @@ __all__ = [
     "activity_information",
     "are_counts",
     "autocorrelation",
+    "benjamini_hochberg",
     "bits_per_spike",
     "calibration_slope",
     "choose_segments",
@@ -73,6 +75,7 @@ __all__ = [
     "fit_segments",
     "floored",
     "fvu",
+    "hits_needed",
     "information_share",
     "l0",
     "l2_ratio",
