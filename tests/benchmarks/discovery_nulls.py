@@ -167,7 +167,8 @@ def upper_bound(hits: int, n: int) -> float:
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     n = len(results)
     any_found = {
-        name: sum(r[name]["discovered"] > 0 for r in results) for name in ("null", "null_with_drift")
+        name: sum(r[name]["discovered"] > 0 for r in results)
+        for name in ("null", "null_with_drift")
     }
     uncorrected = sum(r["null"]["uncorrected"] > 0 for r in results)
     planted = [r["planted"] for r in results]

@@ -1,5 +1,6 @@
 """Every score's one definition, as pure functions on tensors."""
 
+from saebook.metrics.association import auroc, mutual_information
 from saebook.metrics.calibration import (
     calibration_slope,
     floored,
@@ -59,6 +60,7 @@ __all__ = [
     "ShrinkageSums",
     "activity_information",
     "are_counts",
+    "auroc",
     "autocorrelation",
     "benjamini_hochberg",
     "bits_per_spike",
@@ -85,6 +87,7 @@ __all__ = [
     "match_scores",
     "mean_interval",
     "mmcs",
+    "mutual_information",
     "next_token_kl",
     "next_token_losses",
     "pareto_front",

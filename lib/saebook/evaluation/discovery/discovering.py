@@ -81,13 +81,27 @@ class Discovery:
         latent : int
             Row of the table.
         """
-        given = self._inputs
-        activity = _columns(given["latents"], np.array([latent]))
-        train, test = (activity[given[rows]] for rows in ("train_rows", "test_rows"))
+        activity, rows = self.activity(latent)
         return score_latents(
-            train, test, self.variable(latent), given["train_rows"], given["test_rows"],
-            **given["settings"],
+            activity[rows["train"], None], activity[rows["test"], None], self.variable(latent),
+            rows["train"], rows["test"], **self._inputs["settings"],
         )[0]  # fmt: skip
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Rows of the store: "train" and "test"."""
+        return self._inputs["rows"]
+
+    def activity(self, latent: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Activity of one latent in every row [n], and the rows of "train" and "test".
+
+        Parameters
+        ----------
+        latent : int
+            Row of the table.
+        """
+        columns = columns_of(self._inputs["latents"], np.array([latent]))
+        return columns[:, 0], self.rows
 
     def report(self) -> str:
         """What was tested, what was found, and what could have been found at all."""
@@ -221,7 +235,7 @@ def discover(
         for number, variable in enumerate(variables):
             members = np.flatnonzero(chosen == number)
             for part in np.array_split(members, -(-len(members) // CHUNK)) if len(members) else []:
-                activity = _columns(latents, part)
+                activity = columns_of(latents, part)
                 found = score_latents(
                     activity[train_rows], activity[test_rows], variable, train_rows, test_rows,
                     **settings,
@@ -234,8 +248,7 @@ def discover(
     scores_train = pd.DataFrame(scores, index=table.index, columns=columns)
     inputs = {
         "latents": latents,
-        "train_rows": train_rows,
-        "test_rows": test_rows,
+        "rows": {"train": train_rows, "test": test_rows},
         "settings": settings,
     }
     return Discovery(table, scores_train, tuple(variables), q, tuple(notes), inputs)
@@ -251,7 +264,7 @@ def _choose(
     with tqdm(total=m, unit="latent", desc="choose", disable=not progress) as bar:
         for begin in range(0, m, CHUNK):
             part = np.arange(begin, min(begin + CHUNK, m))
-            activity = _columns(latents, part)
+            activity = columns_of(latents, part)
             on_train, on_test = activity[train], activity[test]
             if not (np.isfinite(on_train).all() and np.isfinite(on_test).all()):
                 raise DataError(
@@ -339,7 +352,7 @@ def _with_trials(variable: Variable, trials: Any) -> Variable:
     trials = np.asarray(trials)
     known = (trials >= 0) & (variable.group >= 0)
     groups = pd.Series(variable.group[known]).groupby(trials[known])
-    if not known.any() or (groups.nunique() > 1).any():
+    if not known.any() or not (groups.min() == groups.max()).all():
         return variable
     inside = np.where(known, variable.group, -1)
     return Variable(
@@ -348,7 +361,8 @@ def _with_trials(variable: Variable, trials: Any) -> Variable:
     )  # fmt: skip
 
 
-def _columns(latents: Any, columns: np.ndarray) -> np.ndarray:
+def columns_of(latents: Any, columns: np.ndarray) -> np.ndarray:
+    """Some columns of an array, tensor or sparse matrix, dense [n, len(columns)]."""
     if isinstance(latents, torch.Tensor):
         return latents[:, torch.as_tensor(columns)].detach().cpu().float().numpy()
     part = latents[:, columns]
