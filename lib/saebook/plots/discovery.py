@@ -42,14 +42,17 @@ def plot_null(score: Any, *, title: str = "") -> Figure:
     what = "circular shifts" if score.null_kind == "shifts" else "permuted labels"
     if len(null):
         axes.hist(null, bins=40, color=LIGHT_GREY, label=f"{len(null):,} {what}")
-        axes.axvline(
-            float(np.quantile(null, 0.95)), color=GREY, ls="--", lw=1, label="95th percentile"
-        )
+    top = axes.get_ylim()[1]
+    if len(null):
+        limit = float(np.quantile(null, 0.95))
+        axes.vlines(limit, 0, top, color=GREY, ls="--", lw=1, label="95th percentile")
     how = "Pareto tail" if score.method == "tail" else "counted"
-    axes.axvline(
-        score.r, color=PALETTE["vermillion"], lw=1.8, label=f"observed: p = {score.p:.2g} ({how})"
-    )
-    axes.set_ylim(0, 1.55 * axes.get_ylim()[1])
+    axes.vlines(
+        score.r, 0, top, color=PALETTE["vermillion"], lw=1.8,
+        label=f"observed: p = {score.p:.2g} ({how})",
+    )  # fmt: skip
+    # Room for the legend above the lines.
+    axes.set_ylim(0, 1.55 * top)
     axes.set_xlabel("correlation with the prediction, test rows")
     axes.set_ylabel("number in the null")
     axes.legend(loc="upper left", fontsize=7)
