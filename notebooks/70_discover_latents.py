@@ -28,7 +28,8 @@
 # set, any NWB file with sorted units runs; without behaviour in it, latents are tried against trials
 # and time alone, and the chapter says so.
 #
-# **How long.** DURATION
+# **How long.** About 25 s at `smoke` and a minute and a half at `laptop` on a quiet machine of two
+# cores; `gpu` settings have not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session
@@ -473,8 +474,9 @@ if spatial:
     if len(of_place):
         top = of_place.loc[of_place["score_test"].idxmax()]
         print(
-            f"{len(of_place)} of them follow position; the best has {top['score_test']:.1%} of its "
-            f"test variance explained by {top['variable']} (p = {top['p']:.2g})."
+            f"Of these, {len(of_place)} follow{'s' * (len(of_place) == 1)} position; the best has "
+            f"{top['score_test']:.1%} of its test variance explained by {top['variable']} "
+            f"(p = {top['p']:.2g})."
         )
     else:
         print("None of them follows position: at these settings, no latent is spatially tuned.")

@@ -314,6 +314,15 @@ def test_rivals_and_readouts_on_a_known_code():
     assert read["units"] > read["units, one"]
 
 
+def test_a_component_that_hardly_varies_does_not_blow_up_a_readout():
+    rng = np.random.default_rng(0)
+    where = slow(rng, N)[:, 0]
+    code = np.stack([where, 1e-9 * rng.normal(size=N)], axis=1)
+    code[TEST, 1] = rng.normal(size=len(TEST))
+    read = decode_variables({"code": code}, [place(where)], TRAIN, TEST)
+    assert read.loc["place", "code"] > 0.99
+
+
 def identity_sae(d):
     sae = SAE(SAEConfig(d_in=d, d_sae=d, architecture="relu", input_scaling="none"))
     with torch.no_grad():

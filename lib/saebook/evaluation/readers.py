@@ -56,7 +56,9 @@ class Reader:
             )
         self._mean = features.mean(axis=0)
         spread = features.std(axis=0)
-        self._spread = np.where(spread > 1e-12 * np.abs(self._mean), spread, 1.0)
+        # What hardly varies here, such as a component of silent units, must not be blown up.
+        least = np.maximum(1e-12 * np.abs(self._mean), 1e-6 * spread.max(initial=0.0))
+        self._spread = np.where(spread > least, spread, 1.0)
         self._weights, self._offset = ridge(self._standardised(features[known]), target[known])
 
     def score(self, features: np.ndarray, rows: np.ndarray) -> float:

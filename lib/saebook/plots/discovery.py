@@ -153,7 +153,7 @@ def plot_codes(table: pd.DataFrame, *, score: str = "score_equal", most: int = 1
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("test variance explained by the best dimension")
-    axes.legend(loc="lower right", fontsize=7)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=5, fontsize=7)
     return figure
 
 

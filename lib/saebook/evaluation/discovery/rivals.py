@@ -67,7 +67,8 @@ def compare_codes(
     for name, code in codes.items():
         activity = columns_of(code, np.arange(code.shape[1]))
         parts[name] = activity[train_rows], activity[test_rows]
-        candidates[name] = np.flatnonzero(np.ptp(parts[name][0], axis=0) > 0)
+        span = np.ptp(parts[name][0], axis=0)
+        candidates[name] = np.flatnonzero(span > 1e-6 * span.max(initial=0.0))
     fewest = max(min(len(columns) for columns in candidates.values()), 1)
     scores = {
         name: tuning_table(train[:, candidates[name]], variables, train_rows).to_numpy()
