@@ -28,8 +28,8 @@
 # set, any NWB file with sorted units runs; without behaviour in it, latents are tried against trials
 # and time alone, and the chapter says so.
 #
-# **How long.** About 25 s at `smoke` and a minute and a half at `laptop` on a quiet machine of two
-# cores; `gpu` settings have not been timed.
+# **How long.** About 25 s at `smoke` and a good minute at `laptop` on a quiet machine, judged by 21 and
+# 60 s of CPU time; `gpu` settings have not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session
@@ -365,8 +365,8 @@ print(
 # %% [markdown]
 # ## Decoding from all latents and from one
 #
-# Ridge regression on test rows: R², for events and categories balanced accuracy between chance (0) and
-# 1. "One" is the single best latent or unit of the table above. A latent that carries its variable
+# Ridge regression on test rows: R², for events and categories balanced accuracy rescaled so that chance
+# is 0. "One" is the single best latent or unit of the table above. A latent that carries its variable
 # alone comes close to all of them; usually a variable is spread over many.
 
 # %%
