@@ -11,14 +11,16 @@ from saebook.metrics import ridge_path
 # Penalties against sums over rows of standardised features.
 ALPHAS = np.logspace(-1, 5, 7)
 N_FOLDS = 5
+# Kinds of variables whose group is read, not their value.
+BY_GROUP = ("event", "categorical")
 
 
 class Reader:
     """A linear readout of one variable: ridge regression on standardised features.
 
     The penalty is chosen by contiguous folds of the rows that it is fitted on. The score is R²
-    for continuous variables, R² of cosine and sine for circular ones, and for events the balanced
-    accuracy, brought between chance (0) and 1.
+    for continuous variables, R² of cosine and sine for circular ones, and for events and categories
+    the balanced accuracy, brought between chance (0) and 1.
 
     Parameters
     ----------
@@ -55,7 +57,9 @@ class Reader:
             )
         self._mean = features.mean(axis=0)
         spread = features.std(axis=0)
-        self._spread = np.where(spread > 1e-12 * np.abs(self._mean), spread, 1.0)
+        # What hardly varies here, such as a component of silent units, must not be blown up.
+        least = np.maximum(1e-12 * np.abs(self._mean), 1e-6 * spread.max(initial=0.0))
+        self._spread = np.where(spread > least, spread, 1.0)
         self._weights, self._offset = ridge(self._standardised(features[known]), target[known])
 
     def score(self, features: np.ndarray, rows: np.ndarray) -> float:
@@ -65,7 +69,7 @@ class Reader:
             raise SelectionError(f"{self.variable.name} is unknown in all rows to be scored")
         made = self._standardised(features[known]) @ self._weights + self._offset
         target = target[known]
-        if self.variable.kind == "event":
+        if self.variable.kind in BY_GROUP:
             right = made.argmax(axis=1) == target.argmax(axis=1)
             present = target.sum(axis=0) > 0
             n = int(present.sum())
@@ -87,7 +91,7 @@ class Reader:
         variable = self.variable
         values, group = variable.values[rows], variable.group[rows]
         known = (group >= 0) & np.isfinite(values)
-        if variable.kind == "event":
+        if variable.kind in BY_GROUP:
             return known, np.eye(variable.n_groups)[np.where(known, group, 0)]
         values = np.where(known, values, 0.0)
         if variable.kind == "circular":

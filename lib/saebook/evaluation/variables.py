@@ -29,8 +29,9 @@ class Variable:
     name
         What it is, such as "hand_velocity speed" or "go_time, by direction".
     kind
-        "continuous", "circular" (angles, rad), "event" (time from an event, s) or "population"
-        (made of the spikes themselves: it can name nothing).
+        "continuous", "circular" (angles, rad), "event" (time from an event, s), "categorical"
+        (one of the conditions), "time" (the session's own clock: what follows it drifts) or
+        "population" (made of the spikes themselves: it can name nothing).
     values
         Value per bin [n]; NaN where unknown.
     group
@@ -41,7 +42,9 @@ class Variable:
     unit
         Unit of `values`; may be empty.
     conditions
-        Names of the conditions that split the steps; none usually.
+        Names of the conditions that split the steps, or of the categories; none usually.
+    trial
+        [n] trial of each row for variables that trials define, -1 outside; else None.
     """
 
     name: str
@@ -51,10 +54,13 @@ class Variable:
     centres: np.ndarray
     unit: str = ""
     conditions: tuple[str, ...] = ()
+    trial: np.ndarray | None = None
 
     @property
     def n_groups(self) -> int:
         """Groups, over all conditions."""
+        if self.kind == "categorical":
+            return len(self.conditions)
         return len(self.centres) * max(1, len(self.conditions))
 
     @property
@@ -122,22 +128,23 @@ def candidate_variables(
     time, width = index["time"].to_numpy(), float(store.bin_size_s)
     train = (index["split"] == "train").to_numpy()
     found: list[Variable] = []
-    has_velocity = any(_is_velocity(name) for name in recording.behavior)
+    has_velocity = any(is_velocity(name) for name in recording.behavior)
     for series in recording.behavior.values():
-        for name, kind, values, unit in _behavior(series, time, width, has_velocity):
-            found.append(_stepped(name, kind, values, unit, train, n_steps))
+        for name, kind, values, unit in behavior_columns(series, time, width, has_velocity):
+            found.append(stepped(name, kind, values, unit, train, n_steps))
     if recording.trials is not None:
-        found += _events(recording.trials, time + width / 2, window_s, max(lag_s, width))
-    found = [variable for variable in found if _usable(variable, train)]
+        found += event_variables(recording.trials, time + width / 2, window_s, max(lag_s, width))
+    found = [variable for variable in found if usable(variable, train)]
     if not found:
         rate = store.array().sum(axis=1, dtype=np.int64) / width
-        found = [_stepped("population rate", "population", rate, "spikes/s", train, n_steps)]
+        found = [stepped("population rate", "population", rate, "spikes/s", train, n_steps)]
     return found
 
 
-def _behavior(
+def behavior_columns(
     series: Series, time: np.ndarray, width: float, has_velocity: bool
 ) -> Iterator[tuple[str, str, np.ndarray, str]]:
+    """Yield (name, kind, value per bin, unit) of a series' columns, and of motion in a plane."""
     data = np.asarray(series.data, dtype=float)
     if data.ndim != 2 or data.dtype.kind not in "fiu":
         return
@@ -153,15 +160,15 @@ def _behavior(
         own_name = several and str(name).startswith(series.name)
         full = str(name) if own_name else f"{series.name} {name}" if several else series.name
         yield full, "continuous", binned[:, column], series.unit
-    is_velocity = _is_velocity(series.name)
-    if len(series.columns) != 2 or (has_velocity and not is_velocity):
+    given = is_velocity(series.name)
+    if len(series.columns) != 2 or (has_velocity and not given):
         return
-    motion = binned if is_velocity else np.gradient(binned, axis=0) / width
-    if not is_velocity:
+    motion = binned if given else np.gradient(binned, axis=0) / width
+    if not given:
         # A step over a pause of the clock is no motion.
         motion[np.r_[False, np.diff(time) > 1.5 * width]] = np.nan
     speed = np.hypot(motion[:, 0], motion[:, 1])
-    unit = series.unit if is_velocity else f"{series.unit}/s"
+    unit = series.unit if given else f"{series.unit}/s"
     yield f"{series.name} speed", "continuous", speed, unit
     fast = np.nanquantile(speed, 0.95) if np.isfinite(speed).any() else 0.0
     moving = speed > max(MOVING * fast, 0.0)
@@ -169,13 +176,15 @@ def _behavior(
     yield f"{series.name} direction", "circular", angle, "rad"
 
 
-def _is_velocity(name: str) -> bool:
+def is_velocity(name: str) -> bool:
+    """Whether a series is a velocity, by its name."""
     return "veloc" in name.lower()
 
 
-def _stepped(
+def stepped(
     name: str, kind: str, values: np.ndarray, unit: str, train: np.ndarray, n_steps: int
 ) -> Variable:
+    """Cut values into equal steps between the 1st and 99th percentile of training rows."""
     if kind == "circular":
         values = np.degrees(values)
         low, high = -180.0, 180.0
@@ -191,12 +200,13 @@ def _stepped(
     return Variable(name, kind, values, group, (edges[:-1] + edges[1:]) / 2, unit)
 
 
-def _events(
+def event_variables(
     trials: pd.DataFrame, centers: np.ndarray, window_s: tuple[float, float], lag_s: float
 ) -> Iterator[Variable]:
+    """Yield the time from each event of the trials, alone and by each condition."""
     n_lags = max(2, round((window_s[1] - window_s[0]) / lag_s))
     lags = window_s[0] + (np.arange(n_lags) + 0.5) * lag_s
-    conditions = list(_conditions(trials))
+    conditions = list(trial_conditions(trials))
     for event in [c for c in trials.columns if str(c).endswith("_time") and c != "stop_time"]:
         times = np.asarray(pd.to_numeric(trials[event], errors="coerce"), dtype=float)
         if not np.isfinite(times).any():
@@ -204,15 +214,15 @@ def _events(
         trial, since = _last_window(times, centers, window_s)
         lag = np.floor((since - window_s[0]) / lag_s)
         lag = np.where(np.isfinite(lag), np.clip(lag, 0, n_lags - 1), -1).astype(int)
-        yield Variable(str(event), "event", since, lag, lags, "s")
+        yield Variable(str(event), "event", since, lag, lags, "s", trial=trial)
         for column, codes, names in conditions:
             code = np.where(trial >= 0, codes[trial], -1)
             group = np.where((lag >= 0) & (code >= 0), code * n_lags + lag, -1)
             values = np.where(group >= 0, since, np.nan)
-            yield Variable(f"{event}, by {column}", "event", values, group, lags, "s", names)
+            yield Variable(f"{event}, by {column}", "event", values, group, lags, "s", names, trial)
 
 
-def _conditions(trials: pd.DataFrame) -> Iterator[tuple[str, np.ndarray, tuple[str, ...]]]:
+def trial_conditions(trials: pd.DataFrame) -> Iterator[tuple[str, np.ndarray, tuple[str, ...]]]:
     """Columns that sort trials into a few kinds; of columns that sort alike, the first."""
     taken: list[np.ndarray] = []
     for column in trials.columns:
@@ -248,6 +258,7 @@ def _last_window(
     return np.where(inside, order[nearest], -1), np.where(inside, since, np.nan)
 
 
-def _usable(variable: Variable, train: np.ndarray) -> bool:
+def usable(variable: Variable, train: np.ndarray) -> bool:
+    """Whether a variable is known in enough training rows, and changes there."""
     rows = train & (variable.group >= 0)
     return int(rows.sum()) >= FEWEST_ROWS and len(np.unique(variable.group[rows])) > 1

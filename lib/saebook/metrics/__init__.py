@@ -1,6 +1,7 @@
 """Every score's one definition, as pure functions on tensors and arrays."""
 
 from saebook.metrics.agreement import LatentAgreement, correlation_matrix, latent_agreement
+from saebook.metrics.association import auroc, mutual_information
 from saebook.metrics.calibration import (
     calibration_slope,
     floored,
@@ -17,6 +18,7 @@ from saebook.metrics.decoding import (
     ridge_decoder,
     ridge_path,
 )
+from saebook.metrics.false_discoveries import benjamini_hochberg, hits_needed
 from saebook.metrics.identifiability import (
     DCI,
     FactorPrediction,
@@ -90,7 +92,9 @@ __all__ = [
     "ShrinkageSums",
     "activity_information",
     "are_counts",
+    "auroc",
     "autocorrelation",
+    "benjamini_hochberg",
     "bits_per_spike",
     "calibration_slope",
     "choose_segments",
@@ -111,6 +115,7 @@ __all__ = [
     "fit_segments",
     "floored",
     "fvu",
+    "hits_needed",
     "information_share",
     "knn_decoder",
     "l0",
@@ -123,6 +128,7 @@ __all__ = [
     "mean_correlation_coefficient",
     "mean_interval",
     "mmcs",
+    "mutual_information",
     "next_token_kl",
     "next_token_losses",
     "pairwise_interval",
