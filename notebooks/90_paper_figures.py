@@ -29,7 +29,16 @@
 
 # %% tags=["parameters"]
 recording_path: str = ""  # the recording whose results are drawn; empty: the simulated session
-results_of: list[str] = ["30", "40", "50", "55", "85"]  # chapters whose results are drawn
+results_of: list[str] = [
+    "30",
+    "40",
+    "50",
+    "55",
+    "60",
+    "70",
+    "80",
+    "85",
+]  # chapters whose results are drawn
 
 # %%
 from saebook.notebook import open_chapter
@@ -40,9 +49,13 @@ chapter = open_chapter("90_paper_figures", globals())
 import pandas as pd
 from IPython.display import display
 
+from saebook.evaluation.comparison import SCORES
 from saebook.notebook.paper import Paper, interval_table
 from saebook.plots.architectures import plot_contestants
+from saebook.plots.comparison import plot_comparison
+from saebook.plots.discovery import plot_claims
 from saebook.plots.performance import plot_ratios
+from saebook.plots.stability import plot_shares
 from saebook.plots.temporal import plot_paired_differences
 
 paper = Paper(chapter)
@@ -182,6 +195,83 @@ if "55" in found:
     )
     made = paper.table(numbers, "language", caption, source, shown=shown)
     display(shown.set_index("model"), made)
+
+# %% [markdown]
+# ## SAEs among other methods
+
+# %%
+WORLDS = {"known_truth": "sparse features", "control": "dense factors"}
+
+if "60" in found:
+    source = found["60"]
+    shown_scores = {name: SCORES[name] for name in ("co_bps", "rate_r2", "decoding_r2")}
+    for world, title in WORLDS.items():
+        compared = source.table(world)
+        figure = plot_comparison(compared, shown_scores, title=title)
+        caption = (
+            f"Methods on simulated {title}: information about units that no method saw, variance of "
+            "the true rates explained, and decoding of the hand, on test trials. Methods that see "
+            "one bin, several bins, or the test trials themselves stand apart; the dashed line is "
+            f"the true rates. {seeds_of(compared).capitalize()}."
+        )
+        display(figure, paper.figure(figure, f"methods_{world}", caption, source))
+
+# %%
+if "60" in found:
+    for world, title in WORLDS.items():
+        compared = source.table(world)
+        names = {name: SCORES[name] for name in ("co_bps", "rate_r2", "decoding_r2", "mcc")}
+        numbers, shown = interval_table(compared, "method", names)
+        caption = f"Methods on simulated {title}: mean [95 % interval], {seeds_of(compared)}."
+        made = paper.table(numbers, f"methods_{world}", caption, source, shown=shown)
+        display(shown.set_index("method"), made)
+
+# %% [markdown]
+# ## What latents stand for
+
+# %%
+if "70" in found:
+    source = found["70"]
+    claims = pd.DataFrame(source.metrics["claims"]).set_index("procedure")
+    figure = plot_claims(claims)
+    caption = (
+        "Latents that would be named after a variable, by procedure, each a step stricter than the "
+        "one above; beside it the same count with latents moved in time against behaviour, where "
+        f"every claim is false. {source.metrics['n_units']} units, {source.metrics['n_bins']:,} bins."
+    )
+    display(figure, paper.figure(figure, "discovery", caption, source))
+
+# %%
+if "70" in found:
+    named = pd.DataFrame(source.metrics["found"])
+    columns = [
+        c for c in ("latent", "variable", "score_train", "score_test", "p", "q") if c in named
+    ]
+    caption = "Discovered latents: variable, score on training and on test rows, p and q."
+    made = paper.table(named[columns], "discovery", caption, source)
+    display(named[columns].round(4), made)
+
+# %% [markdown]
+# ## Stability
+
+# %%
+if "80" in found:
+    source = found["80"]
+    ways = {"by_decoder": "by decoder", "found": "by decoder and encoder"}
+    means = pd.DataFrame(source.metrics["seeds"])
+    figure = plot_shares(
+        source.table("pairs_of_seeds"), means, ways, controls=["PCA", "NMF", "ICA"]
+    )
+    caption = (
+        "Share of latents that another seed finds again, a point per pair of seeds, with 95 % "
+        "jackknife intervals over seeds, beside the shares of dictionaries that mean nothing."
+    )
+    display(figure, paper.figure(figure, "stability", caption, source))
+
+# %%
+if "80" in found:
+    caption = "Share of latents found again by another seed: means, intervals and chance levels."
+    display(means.round(3), paper.table(means, "stability", caption, source))
 
 # %% [markdown]
 # ## Speed
