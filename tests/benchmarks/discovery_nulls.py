@@ -126,16 +126,17 @@ def repeat(seed: int, session: Session, before: Session) -> dict[str, Any]:
     else:
         latents, of = session.latents[:n], before
     null = tried(latents, of.variables, of)
-    p = null.table["p"].to_numpy()
+    named: Any = null.found[["variable", "p", "attainable", "method"]]
+    p = null.table["p"].to_numpy(float)
     result["null"] = {
         "tested": null.n_tested,
-        "discovered": int(null.table["discovered"].sum()),
+        "discovered": len(null.found),
         "uncorrected": int((p < 0.05).sum()),
         "p": np.sort(p[np.isfinite(p)])[:20].tolist(),
-        "named": null.found[["variable", "p", "attainable", "method"]].to_dict("records"),
+        "named": named.to_dict("records"),
     }
     shifts_of_drift = tried(latents, of.variables, of, drift_degree=-1)
-    result["null_with_drift"] = {"discovered": int(shifts_of_drift.table["discovered"].sum())}
+    result["null_with_drift"] = {"discovered": len(shifts_of_drift.found)}
 
     mixed = [
         session.features[name] if name in PLANTED else before.features[name]
@@ -143,7 +144,7 @@ def repeat(seed: int, session: Session, before: Session) -> dict[str, Any]:
         if name in before.features
     ]
     found = tried(session.latents[:n], mixed, session)
-    names = found.found["variable"]
+    names: Any = found.found["variable"]
     false = int((~names.isin(PLANTED)).sum())
     result["planted"] = {
         "tested": found.n_tested,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -141,7 +142,7 @@ def test_what_follows_is_found_and_what_does_not_is_not():
     latents[:, 7] = 0
     other = replace(place(slow(rng, N)[:, 0]), name="other")
     found = discover(latents, [other, place(where)], TRAIN, TEST, bin_size_s=0.05, progress=False)
-    assert found.table.index[found.table["discovered"]].tolist() == [4]
+    assert sorted(found.found.index) == [4]
     row = found.table.loc[4]
     assert row["variable"] == "place" and row["score_test"] > 0.4 and row["p"] < 1e-3
     assert found.table.loc[7, "variable"] == "" and np.isnan(found.table.loc[7, "p"])
@@ -354,7 +355,7 @@ def test_attribution_of_a_window_finds_unit_and_lag():
     with torch.no_grad():
         sae.W_enc.zero_()
         sae.W_enc[1 * 3 + 2, 0] = 1.0  # unit 2, two bins before the last
-    table = attribute_latent(sae, torch.ones(5, 4, 3), 0, bin_size_s=0.1)
+    table: Any = attribute_latent(sae, torch.ones(5, 4, 3), 0, bin_size_s=0.1)
     assert table.loc[0, "unit"] == 2 and table.loc[0, "lag_s"] == pytest.approx(0.2)
     assert table.loc[0, "share"] == 1.0 and table["writes"].notna().sum() == 3
     with pytest.raises(DataError, match="active in none"):
@@ -390,7 +391,7 @@ def test_what_does_not_fit_is_refused(change, message):
 def test_all_latents_dead_is_no_discovery_and_no_crash():
     variables = [place(np.arange(N) * 1.0)]
     found = discover(np.zeros((N, 5)), variables, TRAIN, TEST, bin_size_s=0.05, progress=False)
-    assert not found.table["discovered"].any() and found.n_tested == 0
+    assert len(found.found) == 0 and found.n_tested == 0
     assert "0 tested" in found.report()
     assert describe_latents(found).empty
 

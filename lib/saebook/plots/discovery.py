@@ -137,7 +137,7 @@ def plot_codes(table: pd.DataFrame, *, score: str = "score_equal", most: int = 1
     3
     """
     require_columns(table, ["variable", "code", score], "table")
-    best = table.groupby("variable", sort=False)[score].max()
+    best: Any = table.groupby("variable", sort=False)[score].max()
     best = best.sort_values(ascending=False, kind="stable")
     names = list(best.index[:most])
     figure, (axes,) = panels(height=0.9 + 0.24 * len(names))
@@ -227,7 +227,7 @@ def plot_attribution(table: pd.DataFrame, *, title: str = "", most: int = 12) ->
     2
     """
     require_columns(table, ["unit", "reads", "writes"], "table")
-    sums = table.groupby("unit", sort=False)[["reads", "writes"]].sum()
+    sums: Any = table.groupby("unit", sort=False)[["reads", "writes"]].sum()
     order = np.argsort(-sums["reads"].abs().to_numpy(), kind="stable")[:most]
     sums = sums.iloc[order]
     figure, (reads, writes) = panels(1, 2, height=2.4, sharex=True)

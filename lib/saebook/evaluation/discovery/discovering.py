@@ -57,12 +57,12 @@ class Discovery:
     @property
     def n_tested(self) -> int:
         """Latents that were tested."""
-        return int(self.table["p"].notna().sum())
+        return int(np.isfinite(self.table["p"].to_numpy(float)).sum())
 
     @property
     def found(self) -> pd.DataFrame:
         """Rows of the discovered latents, smallest p first, then the highest score."""
-        rows = self.table[self.table["discovered"]]
+        rows: Any = self.table[self.table["discovered"]]
         return rows.sort_values(["p", "score_test"], ascending=[True, False])
 
     def variable(self, latent: int) -> Variable:
@@ -105,8 +105,9 @@ class Discovery:
 
     def report(self) -> str:
         """What was tested, what was found, and what could have been found at all."""
-        table, m = self.table, self.n_tested
-        found = self.found
+        table: Any = self.table
+        found: Any = self.found
+        m = self.n_tested
         lines = [
             f"{len(table):,} latents x {len(self.variables)} variables: {m:,} tested, each against "
             f"the variable chosen for it on training rows; {len(table) - m:,} constant or untestable"
@@ -351,7 +352,7 @@ def _with_trials(variable: Variable, trials: Any) -> Variable:
         return variable
     trials = np.asarray(trials)
     known = (trials >= 0) & (variable.group >= 0)
-    groups = pd.Series(variable.group[known]).groupby(trials[known])
+    groups: Any = pd.Series(variable.group[known]).groupby(trials[known])
     if not known.any() or not (groups.min() == groups.max()).all():
         return variable
     inside = np.where(known, variable.group, -1)
@@ -394,9 +395,10 @@ def _checked(
             raise DataError(f"{name} has shape {one.shape}: give ascending rows of the store")
         if one[0] < 0 or one[-1] >= shape[0]:
             raise DataError(f"{name} go from {one[0]} to {one[-1]}, but there are {shape[0]} rows")
-    if len(np.intersect1d(*rows)):
+    common = np.intersect1d(rows[0], rows[1])
+    if len(common):
         raise DataError(
-            f"{len(np.intersect1d(*rows))} rows are in both train_rows and test_rows: what chose a "
+            f"{len(common)} rows are in both train_rows and test_rows: what chose a "
             "variable can't judge it"
         )
     if not 0 < q < 1:

@@ -140,7 +140,7 @@ def ablation_effects(
             for part, at in rows.items()
         }
     density = discovery.table["density"].to_numpy()
-    tested = discovery.table.index[discovery.table["p"].notna()].to_numpy()
+    tested = np.flatnonzero(np.isfinite(discovery.table["p"].to_numpy(float)))
     readers: dict[str, Reader] = {}
     intact = _fvu(sae, whole[rows["test"]], Clamp((), ()))
     records = []

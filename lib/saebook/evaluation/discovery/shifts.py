@@ -75,12 +75,14 @@ def shifted_scores(activity: Any, predicted: Any, *, least_guard: int = 1) -> Sh
     # Time last: each transform then reads memory in order.
     a, b = (np.ascontiguousarray((x - x.mean(axis=0)).T) for x in (first, second))
     scale = np.sqrt((a**2).sum(axis=1, dtype=float) * (b**2).sum(axis=1, dtype=float))
-    of_a, of_b = fft.rfft(a, axis=1), fft.rfft(b, axis=1)
-    product = fft.irfft(of_a * of_b.conj(), n, axis=1)
+    of_a, of_b = (np.asarray(fft.rfft(x, axis=1)) for x in (a, b))
+    product = np.asarray(fft.irfft(of_a * of_b.conj(), n, axis=1))
     varies = scale > 1e-12
     r = np.where(varies[:, None], product / np.where(varies, scale, 1.0)[:, None], 0.0)
-    lags = [_falling_lag(fft.irfft(np.abs(of) ** 2, n, axis=1), n) for of in (of_a, of_b)]
-    guard = np.maximum(2 * np.maximum(*lags), least_guard)
+    lag_a, lag_b = (
+        _falling_lag(np.asarray(fft.irfft(np.abs(of) ** 2, n, axis=1)), n) for of in (of_a, of_b)
+    )
+    guard = np.maximum(2 * np.maximum(lag_a, lag_b), least_guard)
     return ShiftedScores(r.T, np.minimum(guard, (n - 1) // 2).astype(int))
 
 
