@@ -85,6 +85,7 @@ from saebook.plots.discovery import (
     plot_null,
 )
 from saebook.training import TrainConfig, fit
+from saebook.widgets import latent_explorer
 
 # %% [markdown]
 # ## The recording and one SAE
@@ -413,6 +414,16 @@ if shown is not None and (latents[train_rows, shown] > 0).any():
     chapter.save_figure(figure, "attribution")
     display(figure)
     print(f"the first unit makes {attributed['share'].iloc[0]:.0%} of what latent {shown} reads")
+
+# %% [markdown]
+# ## Look for yourself
+#
+# Sort the list by p or by score, filter it, and see for each latent what the table can't say: when it is
+# active, over which trials, at which moments, together with which others.
+
+# %%
+explorer = latent_explorer(sae, store, variables, table=found, recording=recording, latent=shown)
+explorer
 
 # %% [markdown]
 # ## Names that stay with the recording
