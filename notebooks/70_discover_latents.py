@@ -190,7 +190,8 @@ found = discover(
 print(found.report())
 _ = chapter.save_table(found.table.reset_index(), "discovery")
 columns = ["variable", "preferred", "score_train", "score_test", "p", "q", "density"]
-found.found[columns].head(15).round({"score_train": 3, "score_test": 3, "density": 3})
+best = found.found[columns].head(15).round({"score_train": 3, "score_test": 3, "density": 3})
+best.assign(p=best["p"].map("{:.1e}".format), q=best["q"].map("{:.1e}".format))
 
 # %% [markdown]
 # ## A score inside its null
