@@ -135,7 +135,7 @@ def in_browser(screenshot: Path | None) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
 
     sys.path.insert(0, str(HERE.parent / "fixtures"))
-    from jupyter_lab import run_notebook, running_lab
+    from jupyter_lab import run_notebook, running_lab  # pyright: ignore[reportMissingImports]
 
     work = Path(tempfile.mkdtemp())
     (work / "notebooks").mkdir()

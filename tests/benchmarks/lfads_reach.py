@@ -152,7 +152,7 @@ def lfads(data: Data, config: LFADSConfig, seed: int) -> tuple[float, dict]:
     rates[test] = method.rates(data.counts[test, :n], data.trials[test])[:, n:]
     return score(data, rates, "test"), {
         "epochs": len(history),
-        "best_epoch": int(history.index[history["best"]][0]),
+        "best_epoch": int(history.index.to_numpy()[history["best"].to_numpy(bool)][0]),
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
         "cpu_s_per_epoch": round(cpu / len(history), 3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,7 +50,7 @@ def event(n_trials=12, n_steps=10, n_pause=10, conditions=("a", "b")):
     return Variable(name, "event", since, group, centres, "s", tuple(conditions)), n
 
 
-def profiles(latents, variables=(), **more):
+def profiles(latents, variables=(), **more) -> Any:
     time = np.arange(len(latents)) * WIDTH
     return LatentProfiles(LatentColumns.of_matrix(latents), time, WIDTH, variables, **more)
 
@@ -95,7 +97,7 @@ def test_latents_that_cannot_be_are_refused(latents, words):
 
 def test_coactivity_is_that_of_counting():
     latents = sparse_latents(share=0.3)
-    table = LatentColumns.of_matrix(latents).coactive(2)
+    table: Any = LatentColumns.of_matrix(latents).coactive(2)
     active = latents > 0
     assert sorted(table.index) == [0, 1, 3, 4, 5]
     for other, row in table.iterrows():
@@ -124,7 +126,7 @@ def test_shifted_curves_are_curves_of_rolled_activity():
     group = RNG.integers(-1, 4, 300)
     latent = sparse_latents(n=300, d=1)[:, 0]
     rows = np.flatnonzero(latent)
-    found = shifted_curves(rows, latent[rows], group, 4, [0, 1, 77, 299])
+    found: Any = shifted_curves(rows, latent[rows], group, 4, [0, 1, 77, 299])
     for curve, by in zip(found, [0, 1, 77, 299]):
         assert np.allclose(curve, tuning_curves(np.roll(latent, by), group, 4))
 
@@ -137,12 +139,12 @@ def test_shifts_hold_their_level_and_are_exceeded_by_tuning():
     group = np.arange(4000) // 5 % 8
     tuned = (group == 3) * 1.0
     rows = np.flatnonzero(tuned)
-    band = shifted_band(rows, tuned[rows], group, 8, shortest=20)
+    band: Any = shifted_band(rows, tuned[rows], group, 8, shortest=20)
     assert band is not None and band.high[3] <= 1.0
     outside = 0
     for seed in range(40):
         rows = np.flatnonzero(np.random.default_rng(seed).random(4000) < 0.1)
-        band = shifted_band(rows, np.ones(len(rows)), group, 8, shortest=20, seed=seed)
+        band: Any = shifted_band(rows, np.ones(len(rows)), group, 8, shortest=20, seed=seed)
         curve = shifted_curves(rows, np.ones(len(rows)), group, 8, [0])[0]
         outside += ((curve > band.high) | (curve < band.low)).sum()
     assert 0.02 < outside / (40 * 8) < 0.09
@@ -156,14 +158,14 @@ def test_permuted_labels_hold_their_level_and_stay_among_neighbours():
     outside, label = 0, np.tile([0, 1], 60)
     for seed in range(40):
         sums = np.random.default_rng(seed).normal(size=(120, 3)) + 5.0
-        band = permuted_band(sums, np.ones_like(sums), label, 2, seed=seed)
+        band: Any = permuted_band(sums, np.ones_like(sums), label, 2, seed=seed)
         curves = np.stack([sums[label == kind].mean(0) for kind in (0, 1)])
         outside += ((curves > band.high) | (curves < band.low)).sum()
     assert outside / (40 * 6) < 0.09
     # A drift that labels of blocks share can't be told from them, and must stay in the band.
     drift = np.repeat(np.arange(8.0), 16)[:, None]
     blocks = np.repeat(np.arange(8) % 2, 16)
-    band = permuted_band(drift, np.ones_like(drift), blocks, 2)
+    band: Any = permuted_band(drift, np.ones_like(drift), blocks, 2)
     assert band.low[0] <= drift[blocks == 0].mean() and drift[blocks == 1].mean() <= band.high[0]
 
 
@@ -195,8 +197,10 @@ def test_trials_are_sorted_by_condition_and_unknown_bins_are_not_zero():
         variable.conditions,
     )  # fmt: skip
     time = np.arange(n)[cut] * WIDTH
-    found = LatentProfiles(LatentColumns.of_matrix(np.ones((len(cut), 1))), time, WIDTH, [shorter])
-    piece = found.over_trials(0, None)
+    found: Any = LatentProfiles(
+        LatentColumns.of_matrix(np.ones((len(cut), 1))), time, WIDTH, [shorter]
+    )
+    piece: Any = found.over_trials(0, None)
     assert piece.label.tolist() == [0] * 6 + [1] * 6
     assert np.isnan(piece.activity).sum() == 2 and np.isnan(piece.activity[0, 3:5]).all()
     assert "12 trials, by 2 conditions" in piece.words
@@ -212,8 +216,8 @@ def test_pixels_keep_every_peak():
     latents = np.zeros((10_000, 2))
     latents[1234, 0] = 9.0
     latents[:, 1] = 1.0
-    found = profiles(latents)
-    piece = found.over_time(0)
+    found: Any = profiles(latents)
+    piece: Any = found.over_time(0)
     assert np.nanmax(piece.high) == 9.0 and (np.nan_to_num(piece.high) > 0).sum() == 1
     pixel = int(np.nanargmax(piece.high))
     assert piece.edges[pixel] <= 123.4 < piece.edges[pixel + 1]
@@ -223,7 +227,7 @@ def test_pixels_keep_every_peak():
 
 def test_time_that_was_not_looked_at_is_blank():
     latents, time = np.ones((100, 1)), np.r_[np.arange(50), 500 + np.arange(50)] * WIDTH
-    found = LatentProfiles(LatentColumns.of_matrix(latents), time, WIDTH).over_time(0)
+    found: Any = LatentProfiles(LatentColumns.of_matrix(latents), time, WIDTH).over_time(0)
     assert np.isnan(found.high).sum() > 400 and np.nanmin(found.high) == 1.0
 
 
@@ -237,8 +241,8 @@ def test_conditions_that_matter_leave_the_band_of_permuted_labels():
     variable, n = event(n_trials=40)
     side = variable.group // 10 == 1
     latent = np.where(side, 1.0, 0.0) * (RNG.random(n) < 0.8)
-    found = profiles(np.stack([latent, 1.0 * (RNG.random(n) < 0.5)], 1), [variable])
-    piece = found.tuning(0, variable.name)
+    found: Any = profiles(np.stack([latent, 1.0 * (RNG.random(n) < 0.5)], 1), [variable])
+    piece: Any = found.tuning(0, variable.name)
     assert piece.band.made_by == "permuted labels"
     assert (piece.curves[1] > piece.band.high).all() and (piece.curves[0] < piece.band.low).all()
     other = found.tuning(1, variable.name)
@@ -248,7 +252,7 @@ def test_conditions_that_matter_leave_the_band_of_permuted_labels():
 def test_an_event_without_conditions_is_shifted():
     variable, _ = event(n_trials=60, conditions=())
     latent = np.where(variable.group == 4, 1.0, 0.0)
-    piece = profiles(latent[:, None], [variable]).tuning(0, variable.name)
+    piece: Any = profiles(latent[:, None], [variable]).tuning(0, variable.name)
     assert piece.band.made_by == "circular shifts" and piece.curves[0, 4] == 1.0
 
 
@@ -256,7 +260,7 @@ def test_categories_are_permuted_by_their_stretches():
     group = np.repeat(RNG.integers(0, 3, 60), 10)
     kinds = Variable("kind", "categorical", group * 1.0, group, np.arange(3.0), "", ("x", "y", "z"))
     latent = (group == 1) * 2.0
-    piece = profiles(latent[:, None], [kinds]).tuning(0, "kind")
+    piece: Any = profiles(latent[:, None], [kinds]).tuning(0, "kind")
     assert piece.curves.ravel().tolist() == [0.0, 2.0, 0.0]
     assert piece.band.low.shape == (3,) and piece.curves.ravel()[1] > piece.band.high[1]
     assert "highest at y" in piece.words
@@ -268,15 +272,15 @@ def test_gaps_in_behaviour_are_masked():
     group = np.where(np.isnan(values), -1, (values > 0).astype(int))
     variable = Variable("pupil", "continuous", values, group, np.array([-0.5, 0.5]), "mm")
     latent = np.where(np.isnan(values), 50.0, np.where(values > 0, 1.0, 0.0))
-    piece = profiles(latent[:, None], [variable]).tuning(0, "pupil")
+    piece: Any = profiles(latent[:, None], [variable]).tuning(0, "pupil")
     assert piece.curves.ravel().tolist() == [0.0, 1.0]
     assert piece.band.high.max() <= 1.0
 
 
 def test_one_trial_and_dead_latents_say_so():
     variable, n = event(n_trials=1)
-    found = profiles(np.stack([np.ones(n), np.zeros(n)], 1), [variable])
-    piece = found.tuning(0, variable.name)
+    found: Any = profiles(np.stack([np.ones(n), np.zeros(n)], 1), [variable])
+    piece: Any = found.tuning(0, variable.name)
     assert piece.band is None and "too few trials" in piece.words
     assert "in 1 trial," in found.over_trials(0, None).words
     assert "never active" in found.over_time(1).words
@@ -286,13 +290,13 @@ def test_one_trial_and_dead_latents_say_so():
 
 
 def test_without_events_or_decoder_there_is_nothing_to_draw():
-    found = profiles(sparse_latents())
+    found: Any = profiles(sparse_latents())
     assert found.over_trials(0, None) is None and found.weights(0) is None
     assert found.around_moments(0).units == [] and found.closeup(0).spikes is None
 
 
 def test_unknown_spikes_are_not_shown_as_none():
-    found = profiles_of(sparse_latents(), decoder=np.ones((6, 4)))
+    found: Any = profiles_of(sparse_latents(), decoder=np.ones((6, 4)))
     assert found.around_moments(0).units == [] and found.closeup(0).counts is None
     assert "spikes" not in found.closeup(0).words
 
@@ -300,7 +304,7 @@ def test_unknown_spikes_are_not_shown_as_none():
 def test_weights_come_by_region_then_by_size():
     decoder = np.array([[0.1, -0.5, 0.9, 0.3]], np.float32)
     spiking = Spiking(["a", "b", "c", "d"], ["CA3", "CA1", "CA3", "CA1"])
-    piece = profiles(np.ones((50, 1)), spiking=spiking, decoder=decoder).weights(0)
+    piece: Any = profiles(np.ones((50, 1)), spiking=spiking, decoder=decoder).weights(0)
     assert piece.units == ["d", "b", "c", "a"] and piece.regions == ["CA1", "CA1", "CA3", "CA3"]
     assert "c (+0.9), b (-0.5)" in piece.words
 
@@ -320,8 +324,8 @@ def test_spikes_and_counts_agree():
     latents = np.zeros((200, 1))
     latents[[55, 120], 0] = [2.0, 1.0]
     for spiking in (by_time, by_count):
-        found = profiles(latents, spiking=spiking, decoder=decoder)
-        piece = found.around_moments(0)
+        found: Any = profiles(latents, spiking=spiking, decoder=decoder)
+        piece: Any = found.around_moments(0)
         assert piece.units == ["c", "b", "a"]
         assert piece.counts[0, 0].tolist() == counts[53:58, 2].tolist()
         close = found.closeup(0, 1)
@@ -342,7 +346,7 @@ def store(tmp_path_factory):
 def test_a_model_is_encoded_on_the_rows_of_the_split(store):
     recording, store = store
     sae = RandomDictionary(24, 6, k=2)
-    found = profiles_of(sae, store, recording=recording)
+    found: Any = profiles_of(sae, store, recording=recording)
     expected = sae.encode(store.tensor("test").float()).numpy()
     assert found.shown == "test bins"
     assert np.allclose(found.columns.dense(4), expected[:, 4])
@@ -358,8 +362,8 @@ def test_windows_show_every_unit_at_every_lag(store, target):
     config = SAEConfig(d_in=24, d_sae=8, architecture="topk", k=2, seq_len=3, target=target)
     sae = SAE(config, seed=0)
     sae.fit_inputs(store.tensor("train").float()[:99].reshape(-1, 3, 24))
-    found = profiles_of(sae, store)
-    piece = found.weights(5)
+    found: Any = profiles_of(sae, store)
+    piece: Any = found.weights(5)
     assert piece.per_lag.shape == (3, 24)
     assert piece.per_lag_of == ("decoder" if target == "all" else "encoder")
     if target == "last":
@@ -408,5 +412,5 @@ def test_parts_that_do_not_fit_are_refused(store):
 
 def test_a_table_of_findings_gives_each_latent_its_first():
     table = pd.DataFrame({"latent": [2, 0, 2], "variable": ["a", "b", "c"]})
-    found = profiles_of(np.eye(4), table=table).table
+    found: Any = profiles_of(np.eye(4), table=table).table
     assert found["variable"].fillna("").tolist() == ["b", "", "a", ""]

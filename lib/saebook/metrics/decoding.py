@@ -151,7 +151,7 @@ def ridge_decoder(
 
 
 def ridge_path(
-    x: np.ndarray, y: np.ndarray, alphas: Sequence[float]
+    x: np.ndarray, y: np.ndarray, alphas: Sequence[float] | np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Weights and offset of ridge regression under each penalty.
 

@@ -187,7 +187,7 @@ def publish(results: ChapterResults, path: Path) -> list[str]:
     columns = {
         # Through pandas' own writer, which knows what JSON can't: NaN, numpy's numbers.
         name: json.loads(
-            table.reset_index(drop=True).to_json(orient="columns", double_precision=10)
+            str(table.reset_index(drop=True).to_json(orient="columns", double_precision=10))
         )
         for name, table in tables.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,14 +64,14 @@ def plot_comparison(
     ['PCA', 'GPFA']
     """
     require_columns(table, ["method", "seed", "temporal", "transductive"], "comparison")
-    table = table.assign(group=groups(table))
-    top = table[table["method"] == ceiling]
-    table = table[(table["group"] != "") & (table["method"] != ceiling)]
-    scores = {name: text for name, text in scores.items() if table[name].notna().any()}
+    grouped: Any = table.assign(group=groups(table))
+    top = grouped[grouped["method"] == ceiling]
+    shown = grouped[(grouped["group"] != "") & (grouped["method"] != ceiling)]
+    scores = {name: text for name, text in scores.items() if shown[name].notna().any()}
     place: dict[str, float] = {}
     borders, y = [], 0.0
     for group in GROUPS:
-        names = list(dict.fromkeys(table.loc[table["group"] == group, "method"]))
+        names = list(dict.fromkeys(shown.loc[shown["group"] == group, "method"]))
         if names and place:
             borders.append(y - 0.25)
             y += 0.5
@@ -84,7 +85,7 @@ def plot_comparison(
     figure, axes = panels(n_rows, columns, width=PAGE_WIDTH, height=height, sharey=True)
     for ax, (score, label) in zip(axes, scores.items()):
         known = top[score].dropna()
-        _panel(ax, table, score, place, float(known.mean()) if len(known) else 0.0)
+        _panel(ax, shown, score, place, float(known.mean()) if len(known) else 0.0)
         if len(known):
             ax.axvline(float(known.mean()), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         for border in borders:
@@ -101,7 +102,7 @@ def plot_comparison(
             tick.set_fontweight("bold" if highlight in tick.get_text() else "normal")
     from matplotlib.lines import Line2D
 
-    present = [g for g in GROUPS if (table["group"] == g).any()]
+    present = [g for g in GROUPS if (shown["group"] == g).any()]
     handles = [
         Line2D([], [], marker="o", linestyle="", color=PALETTE[COLORS[g]], label=g) for g in present
     ]
@@ -117,9 +118,7 @@ def plot_comparison(
     return figure
 
 
-def _panel(
-    ax: Axes, table: pd.DataFrame, score: str, place: Mapping[str, float], top: float
-) -> None:
+def _panel(ax: Axes, table: Any, score: str, place: Mapping[str, float], top: float) -> None:
     values = table[score].dropna()
     high = max(float(values.max()), top)
     of = {

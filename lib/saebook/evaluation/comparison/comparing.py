@@ -114,7 +114,7 @@ def compare_methods(
             )
     table = pd.DataFrame(rows)
     last = [column for column in table.columns if column not in COLUMNS]
-    return table[[*COLUMNS, *last]]
+    return table.reindex(columns=[*COLUMNS, *last])
 
 
 def kept_latents(out: str | Path, method: str, seed: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def summarise(table: pd.DataFrame, scores: Sequence[str] = tuple(SCORES)) -> pd.
                 rows.append(
                     {
                         "method": method,
-                        "group": group[of].iloc[0],
+                        "group": str(np.asarray(group)[np.asarray(of)][0]),
                         "n_components": int(table.loc[of, "n_components"].max()),
                         "score": score,
                         "mean": interval.mean,
