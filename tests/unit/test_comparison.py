@@ -537,7 +537,7 @@ def test_behaviour_that_tells_nothing_is_left_out_with_its_reason(tmp_path):
 def test_linear_track_has_stretches_and_a_position(shared_data, tmp_path):
     recording = read_recording(shared_data / "linear_track.nwb")
     store = prepare(
-        recording, tmp_path / "store", criteria=UnitCriteria(min_rate_hz=0.5), progress=False
+        recording, tmp_path / "store", criteria=UnitCriteria(min_rate_hz=0.05), progress=False
     )
     data = recorded_comparison(recording, store)
     assert not data.natural_trials and "led_position" in data.behaviour_name
