@@ -8,6 +8,7 @@ from pathlib import Path
 
 import saebook.training.recommending
 from saebook.data import simulate_session
+from saebook.evaluation import read_latents
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -28,11 +29,17 @@ def test_the_example_goes_from_a_file_to_a_score_card(tmp_path, monkeypatch, cap
     assert "d_sae = " in printed and "fvu" in printed.lower()
     assert names["run"].sae.config.d_in == names["store"].d_in == names["quality"]["kept"].sum()
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(python_blocks()[1], names)
+    assert "smallest attainable p" in capsys.readouterr().out
+    assert read_latents("with_latents.nwb").discovery is not None
+
 
 def test_the_example_on_a_language_model_goes_from_a_text_to_a_score_card(
     tmp_path, monkeypatch, capsys
 ):
-    block = python_blocks()[1]
+    block = python_blocks()[2]
     for written, smaller in {
         '"smollm2"': '"small"', "layer=14": "layer=1", "Site(14)": "Site(1)", "20_000": "10_000",
         "k=32)": "k=8)", "fit(": "fit(train=TrainConfig(n_steps=30), config=", ", store)": ", data=store)",
