@@ -2,7 +2,8 @@
 
 from saebook.evaluation.discovery.attribution import attribute_latent
 from saebook.evaluation.discovery.descriptions import describe_latents, peri_event
-from saebook.evaluation.discovery.discovering import Discovery, discover, preferred
+from saebook.evaluation.discovery.discovering import discover, preferred
+from saebook.evaluation.discovery.findings import Discovery
 from saebook.evaluation.discovery.labels import LabelScores, distinct_orders, label_scores
 from saebook.evaluation.discovery.listing import discovery_variables
 from saebook.evaluation.discovery.reading import ablation_effects, decode_variables

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from saebook.errors import DataError
-from saebook.evaluation.discovery.discovering import Discovery
+from saebook.evaluation.discovery.findings import Discovery
 from saebook.evaluation.tuning import tuning_curves
 from saebook.evaluation.variables import Variable
 from saebook.metrics.association import auroc, mutual_information

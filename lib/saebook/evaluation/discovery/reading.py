@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from saebook.errors import DataError, SelectionError
-from saebook.evaluation.discovery.discovering import Discovery, columns_of
+from saebook.evaluation.discovery.findings import Discovery, columns_of
 from saebook.evaluation.readers import Reader
 from saebook.evaluation.scorecard import reconstruct, scoring
 from saebook.evaluation.unlearning import Clamp, edited_from

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from saebook.evaluation.discovery.discovering import columns_of
+from saebook.evaluation.discovery.findings import columns_of
 from saebook.evaluation.discovery.testing import score_latents
 from saebook.evaluation.tuning import tuning_curves, tuning_r2, tuning_table
 from saebook.evaluation.variables import Variable
