@@ -28,8 +28,8 @@
 # **What it needs.** Nothing: sessions with known truth are simulated. With `recording_path` set, the last part
 # runs on any NWB file with sorted units, with or without trials and behaviour.
 #
-# **How long.** At `smoke` 32 s of processor time, 1 min 12 s on two cores beside other programs; at `laptop` 4 min
-# 13 s of processor time. `gpu` settings, which give every method what its authors would, have not been timed.
+# **How long.** At `smoke` 38 s beside another chapter, at `laptop` 3 min 42 s; `gpu` settings, which give
+# every method what its authors would, have not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file for the last part; empty: a simulated session, read as a file

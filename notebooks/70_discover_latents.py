@@ -28,8 +28,8 @@
 # set, any NWB file with sorted units runs; without behaviour in it, latents are tried against trials
 # and time alone, and the chapter says so.
 #
-# **How long.** About 25 s at `smoke` and a good minute at `laptop` on a quiet machine, judged by 21 and
-# 60 s of CPU time; `gpu` settings have not been timed.
+# **How long.** At `smoke` 29 s beside another chapter, at `laptop` 41 s; `gpu` settings have not been
+# timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session

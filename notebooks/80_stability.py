@@ -29,8 +29,7 @@
 # that asks for no truth and no second session runs on any NWB file with sorted units; halves of the session
 # stand in for sessions.
 #
-# **How long.** Of processor time, measured beside other work: three quarters of a minute at `smoke`, a little over three minutes at
-# `laptop`; `gpu` has not been timed.
+# **How long.** At `smoke` 42 s beside another chapter, at `laptop` 3 min 46 s; `gpu` has not been timed.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # NWB file; empty: the simulated session

@@ -25,7 +25,7 @@
 # has not been run here is drawn from `reports/results/chapters/`, where the handbook keeps its own results,
 # with device, versions and day; the first cell says which is which. Nothing is trained here.
 #
-# **How long.** The same at all settings, since it only draws.
+# **How long.** Some 20 s at all settings, since it only draws.
 
 # %% tags=["parameters"]
 recording_path: str = ""  # the recording whose results are drawn; empty: the simulated session

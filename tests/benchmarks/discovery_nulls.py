@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import tempfile
 import time
 from dataclasses import replace
@@ -209,7 +210,8 @@ def main() -> None:
             partial.replace(path)
             last = seed, session
         results.append(json.loads(path.read_text(encoding="utf-8")))
-    found = {"settings": SETTINGS, **summary(results)}
+    made_with = {"python": platform.python_version(), "torch": torch.__version__}
+    found = {"settings": SETTINGS, "device": "cpu", "versions": made_with, **summary(results)}
     print(json.dumps(found, indent=1), f"{time.process_time() - begin:.0f} s of CPU time")
     if given.out:
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

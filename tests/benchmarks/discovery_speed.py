@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import resource
 import time
 from pathlib import Path
@@ -106,6 +107,8 @@ def main() -> None:
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "discovered": len(found.found),
         "discovered_without_a_variable": int((found.found.index.to_numpy() % 2 == 0).sum()),
+        "device": "cpu",
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
     }
     print(found.report(), json.dumps(result, indent=1), sep="\n")
     if given.out:

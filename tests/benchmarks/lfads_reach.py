@@ -37,7 +37,7 @@ FROM_S, TO_S = -0.3, 0.7
 SIGMAS_S = (0.05, 0.08, 0.12, 0.2)
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 # Of GPFA; each iteration of all trials takes about a second.
-N_FACTORS = (8,)
+N_FACTORS = (8, 16)
 N_ITERATIONS = 40
 METHODS = ["true rates", "true rates with gain", "smoothing", "GPFA", "LFADS"]
 SIZES = {"tiny": LFADSConfig.tiny, "compact": LFADSConfig.compact, "full": LFADSConfig}
