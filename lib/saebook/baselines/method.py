@@ -157,7 +157,7 @@ class Method(abc.ABC):
         """Latents [n, n_components] of checked counts."""
 
     def _reconstruct(self, x: np.ndarray, trials: Trials) -> np.ndarray:
-        raise NotImplementedError(f"{type(self).__name__} says that it reconstructs")
+        raise TypeError(f"{type(self).__name__} says that it reconstructs, and has no _reconstruct")
 
     def _known_units(self, x: Any, trials: Any) -> tuple[np.ndarray, Trials]:
         x = check_counts(x)
