@@ -56,3 +56,14 @@ def test_a_law_without_a_fit_shows_its_points_alone():
     axes = plot_power_laws({"latents": law}, y_label="error").axes[0]
     assert len(axes.lines) == 1
     assert axes.get_title(loc="left") == "too few"
+
+
+def test_intervals_lie_within_their_panel():
+    runs = pd.DataFrame({"model": ["a"] * 3 + ["b"] * 2, "fvu": [0.1, 0.5, 0.9, 0.4, 0.6]})
+    (axes,) = plot_contestants(runs, {"fvu": "FVU"}, intervals=True).axes
+    bars = [line for line in axes.lines if line.get_alpha() == 0.35]
+    # Three runs bear an interval, two do not.
+    assert len(bars) == 1
+    low, high = axes.get_xlim()
+    ends = np.asarray(bars[0].get_xdata(), float)
+    assert low < ends.min() < 0.1 and 0.9 < ends.max() < high

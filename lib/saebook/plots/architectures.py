@@ -78,6 +78,7 @@ def plot_contestants(
     for panel, (score, name) in zip(axes, scores.items(), strict=True):
         values = runs[score].to_numpy(float)
         drawn = np.isfinite(values)
+        ends: list[float] = []
         for row, model in enumerate(models):
             own = values[(runs["model"] == model).to_numpy() & drawn]
             if len(own):
@@ -85,6 +86,7 @@ def plot_contestants(
                 panel.plot([own.mean()] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.4)
                 if intervals and len(own) > 2:
                     over = mean_interval(own)
+                    ends += [over.low, over.high]
                     panel.plot([over.low, over.high], [row, row], color=color, linewidth=2.6,
                                alpha=0.35, solid_capstyle="butt")  # fmt: skip
         for control, color in ((False, PALETTE["blue"]), (True, GREY)):
@@ -97,7 +99,8 @@ def plot_contestants(
         wanted = (targets or {}).get(score)
         if wanted is not None:
             panel.axvline(wanted, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        _score_axis(panel, values[drawn], wanted, n_ticks=3 if len(scores) < 7 else 2)
+        shown = np.append(values[drawn], ends)
+        _score_axis(panel, shown, wanted, n_ticks=3 if len(scores) < 7 else 2)
         for row in range(len(models)):
             panel.axhline(row, color="#eeeeee", linewidth=0.6, zorder=0)
         panel.set_title(name, fontsize=8)
