@@ -25,7 +25,8 @@
 # **What it needs.** Nothing: examples are drawn. Close other programs, or believe only the ratios, which
 # compare measurements taken in turn.
 #
-# **How long.** At `smoke` 48 s beside another chapter, at `laptop` 3 min 7 s; `gpu` has not been timed.
+# **How long.** At `smoke` 41 s beside another chapter, at `laptop` 2 min 24 s beside another program; `gpu` has
+# not been timed.
 
 # %% tags=["parameters"]
 d_in: int = 64  # width of the examples
