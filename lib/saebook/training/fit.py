@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 KEPT = "checkpoints"
 DEFAULT_EXAMPLES = 1_000_000
+CHANGES_NO_NUMBER = ("shard_optimizer", "capture")
 
 
 def fit(
@@ -234,8 +235,8 @@ def settings_of(
     """All that a run depends on, for JSON."""
     return {
         "sae": config.to_dict(),
-        # Where moments are kept changes no number, and may change when a run goes on.
-        "train": {n: v for n, v in train.to_dict().items() if n != "shard_optimizer"}
+        # What changes no number may change when a run goes on.
+        "train": {n: v for n, v in train.to_dict().items() if n not in CHANGES_NO_NUMBER}
         | {"n_steps": n_steps},
         "seed": seed,
         "order_seed": order_seed,
