@@ -7,6 +7,7 @@ a tensor that it exchanged for another, shows as a difference.
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -223,6 +224,21 @@ def test_always_is_refused_where_it_cannot_be(settings, why, monkeypatch):
     train = TrainConfig(n_steps=2, device="cpu", capture="always", **settings)
     with pytest.raises(ConfigError, match=rf"capture='always': .*{why}.*capture='auto'"):
         Trainer(SAE(SAEConfig(d_in=4, d_sae=8, k=2)), train)
+
+
+@pytest.mark.usefixtures("recording")
+def test_a_trainer_that_is_given_another_state_records_anew():
+    trainer, _ = trained(CASES["relu to a target"], True)
+    plain, _ = trained(CASES["relu to a target"], False)
+    kept = copy.deepcopy(plain.state_dict())
+    trainer.load_state_dict(kept)
+    assert not trainer._captured.n_recordings
+    for _ in range(FIRST_STEPS + 4):
+        trainer.step(X[:48])
+        plain.step(X[:48])
+    assert trainer._captured.n_recordings
+    for one, other in zip(all_tensors(plain), all_tensors(trainer), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7, equal_nan=True)
 
 
 @pytest.mark.usefixtures("recording")

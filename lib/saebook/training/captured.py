@@ -148,6 +148,11 @@ class CapturedSteps:
         """Kinds of step recorded so far."""
         return len(self._recordings)
 
+    def forget(self) -> None:
+        """Record anew: what steps read or write now lies elsewhere."""
+        self._seen.clear()
+        self._recordings.clear()
+
     def take(self, kind: Hashable, step: Step, *inputs: Tensor | None) -> Logged:
         """Take a step.
 

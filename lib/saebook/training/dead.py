@@ -1,13 +1,21 @@
-"""Which latents of a model are dead, and how many there are at most, as far as the host knows."""
+"""Which latents of a model are dead, and how many there are, as far as the host knows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from saebook.models import SAE, SAEConfig
+from saebook.training.stacking import SAEStack, per_model, shape_of
+
+if TYPE_CHECKING:
+    from saebook.training.config import TrainConfig
+
+LARGEST_DEAD_WINDOW = 0.1  # of the run: a longer one would never be reached in time to help
 # Steps after which a GPU's count is read: by then it has arrived, and nothing waits.
 LAG = 8
 # More may have died since: room is made for this many times the count.
@@ -53,6 +61,57 @@ class Dead:
     def of(self, member: int) -> Dead:
         """Those of one member of a stack."""
         return Dead(self.mask[member], self.at_most[member : member + 1])
+
+
+class Silence:
+    """How long each latent has been silent, and when that makes it dead.
+
+    Parameters
+    ----------
+    sae
+        The model, or a stack of them.
+    train
+        Settings of the run; ``dead_after_firings``.
+    n_steps
+        Length of the run.
+
+    Attributes
+    ----------
+    examples : Tensor [d_sae]
+        Examples seen since each latent last fired; [n, d_sae] for a stack.
+    """
+
+    def __init__(self, sae: SAE | SAEStack, train: TrainConfig, n_steps: int):
+        self._sae, self._firings, self._n_steps = sae, train.dead_after_firings, n_steps
+        self._after: dict[int, Tensor] = {}
+        shape = (*shape_of(sae), sae.config.d_sae)
+        self.examples = torch.zeros(shape, dtype=torch.int64, device=sae.W_dec.device)
+
+    def longest(self, batch_size: int) -> Tensor:
+        """Silent examples after which a latent counts as dead, 0-d; [n] for a stack.
+
+        As long as a latent of average density takes to fire ``dead_after_firings`` times,
+        but at least ten batches and at most a tenth of the run.
+        """
+        window = LARGEST_DEAD_WINDOW * self._n_steps * batch_size
+
+        def examples(config: SAEConfig) -> int:
+            average_density = (config.k or config.target_l0 or 1) / config.d_sae
+            wanted = self._firings / average_density
+            return int(min(max(wanted, 10 * batch_size), max(window, batch_size)))
+
+        return per_model(self._sae, examples, torch.int64)
+
+    def dead(self, batch_size: int) -> Tensor:
+        """Which latents are dead, booleans of the shape of ``examples``."""
+        if batch_size not in self._after:
+            self._after[batch_size] = self.longest(batch_size)
+        return self.examples >= self._after[batch_size][..., None]
+
+    @torch.no_grad()
+    def observe(self, fired: Tensor, n_examples: int) -> None:
+        """Take note of which latents fired among so many examples."""
+        self.examples.add_(n_examples).masked_fill_(fired, 0)
 
 
 class DeadCount:

@@ -30,8 +30,9 @@ from saebook.training.distributed import find_processes
 from saebook.training.doctor import check_schedule, describe_bad_batch, examine, gather
 from saebook.training.examples import FIT_ROWS, Examples, as_batch, read_examples
 from saebook.training.loop import Loop, Probe
+from saebook.training.resampling import ROUNDING
 from saebook.training.run import Run, load_run, save_run, score, settle
-from saebook.training.trainer import ROUNDING, Trainer
+from saebook.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +165,7 @@ def fit(
         return before
 
     trainer = Trainer(make_sae(config, seed, examples), train, n_steps, processes=processes)
-    dead_after_steps = int(trainer.dead_after_examples(stream.batch_size)) / stream.batch_size
+    dead_after_steps = int(trainer.silence.longest(stream.batch_size)) / stream.batch_size
     check_schedule(train, n_steps, dead_after_steps)
     kept = resume(path, settings, trainer, stream) if path is not None else None
     history = kept["history"] if kept is not None else []

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError
-from saebook.models import SAE, SAEConfig
+from saebook.models import SAE
 from saebook.training.captured import LARGEST, CapturedSteps, capturing
 from saebook.training.config import TrainConfig
-from saebook.training.dead import Dead, DeadCount
+from saebook.training.dead import Dead, DeadCount, Silence
 from saebook.training.devices import resolve_device
 from saebook.training.dials import Dials
 from saebook.training.distributed import Processes
 from saebook.training.engines import CurrentEngine, StepResult
 from saebook.training.memory import keep_freed_memory
-from saebook.training.resampling import resample
+from saebook.training.resampling import resample, resampling_is_due
 from saebook.training.retirement import Retirement
 from saebook.training.schedules import FEEDBACK, LearningRate
 from saebook.training.sparsity import SparsityCoefficient
@@ -29,10 +29,6 @@ from saebook.training.stacking import SAEStack, members_of, parts_of, per_model,
 from saebook.training.temporal import Temporal
 from saebook.training.temporal.state import Paired
 from saebook.training.updating import Update
-
-ROUNDING = 1e-9  # 0.3 / 0.1 is a little less than 3
-LARGEST_DEAD_WINDOW = 0.1  # of the run: a longer one would never be reached in time to help
-
 
 Model = TypeVar("Model", SAE, SAEStack)
 
@@ -94,8 +90,8 @@ class Trainer(Generic[Model]):
         Of the learning rate; tell it logged losses with ``schedule.observe``.
     sparsity : SparsityCoefficient
         Of the sparsity term.
-    silent_examples : Tensor [d_sae]
-        Examples seen since each latent last fired.
+    silence : Silence
+        Of each latent, and when that makes it dead.
     update : Update
         Takes the optimiser's steps.
     rate_factors : list of float
@@ -145,16 +141,12 @@ class Trainer(Generic[Model]):
         self.update = Update(sae, config, self.rate_factors, shards)
         self.retirement = Retirement(sae, config)
         self.temporal = Temporal(self.members, config, self.processes.size)
-        shape = shape_of(sae)
-        self._dead_after: dict[int, Tensor] = {}
+        self.silence = Silence(sae, config, n_steps)
         self._dead_count = DeadCount(len(self.members), sae.config.d_sae, self.device)
         recorder = capturing(config, self.device) if self.processes.size == 1 else None
         self._captured = None if recorder is None else CapturedSteps(recorder)
         on_device = None if recorder is None else self.device
         self._dials = Dials(self._numbers, on_device, config.schedule not in FEEDBACK)
-        self.silent_examples = torch.zeros(
-            *shape, sae.config.d_sae, dtype=torch.int64, device=self.device
-        )
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -198,27 +190,14 @@ class Trainer(Generic[Model]):
         rate = self.schedule.at((step + 0.5) / self.n_steps)
         return [*self.update.rates(rate), self.sparsity.share(step / self.n_steps)]
 
-    def dead_after_examples(self, batch_size: int) -> Tensor:
-        """Silent examples after which a latent counts as dead, 0-d; [n] for a stack.
-
-        As long as a latent of average density takes to fire ``dead_after_firings`` times,
-        but at least ten batches and at most a tenth of the run.
-        """
-        longest = LARGEST_DEAD_WINDOW * self.n_steps * batch_size
-
-        def examples(config: SAEConfig) -> int:
-            average_density = (config.k or config.target_l0 or 1) / config.d_sae
-            wanted = self.config.dead_after_firings / average_density
-            return int(min(max(wanted, 10 * batch_size), max(longest, batch_size)))
-
-        return per_model(self.sae, examples, torch.int64)
+    @property
+    def silent_examples(self) -> Tensor:
+        """Examples seen since each latent last fired, [d_sae]; [n, d_sae] for a stack."""
+        return self.silence.examples
 
     def dead(self, batch_size: int) -> Tensor:
         """Which latents are dead, booleans [d_sae]; retired ones are not meant to live."""
-        if batch_size not in self._dead_after:
-            self._dead_after[batch_size] = self.dead_after_examples(batch_size)
-        silent = self.silent_examples >= self._dead_after[batch_size][..., None]
-        return silent & ~self.retirement.retired
+        return self.silence.dead(batch_size) & ~self.retirement.retired
 
     def step(self, batch: Tensor | Batch) -> dict[str, Tensor]:
         """Take one full training step.
@@ -265,7 +244,7 @@ class Trainer(Generic[Model]):
             step = partial(self._take, moment)
             logged = self._captured.take(moment, step, x, target)
         self.step_number += 1
-        if self._resamples_now():
+        if resampling_is_due(self.config, self.step_number, self.n_steps):
             logged["resampled"] = self._resample(*self._whole(x, target))
         return logged
 
@@ -336,11 +315,9 @@ class Trainer(Generic[Model]):
 
     @torch.no_grad()
     def _observe(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
-        self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
-        rule, whole = (
-            self.sae.config.selection,
-            cast("SAE", self.sae),
-        )  # elementwise: a stack will do
+        self.silence.observe(result.fired, n_examples)
+        rule = self.sae.config.selection
+        whole = cast("SAE", self.sae)  # elementwise: a stack will do
         rule.constrain(whole)
         if result.smallest_active is not None and not self.sae.selects_topk:
             rule.observe(whole, result.smallest_active)
@@ -352,16 +329,6 @@ class Trainer(Generic[Model]):
             "worst_example": result.squared_errors.amax(dim=-1) / self.sae.target_variance,
             "dead": self.dead(n_examples).float().mean(dim=-1),
         }
-
-    def _resamples_now(self) -> bool:
-        every, until = self.config.resample_every, self.config.resample_until
-        if every is None or self.fraction > until + ROUNDING:
-            return False
-
-        def multiples(step: int) -> int:
-            return int(step / self.n_steps / every + ROUNDING)
-
-        return multiples(self.step_number) > multiples(self.step_number - 1)
 
     @torch.no_grad()
     def _resample(self, x: Tensor, target: Tensor | None) -> Tensor:
@@ -414,6 +381,9 @@ class Trainer(Generic[Model]):
         self.step_number = state["step_number"]
         self.engine.densities = list(state["densities"])
         self.alive.copy_(state["alive"])
+        if self._captured is not None:
+            # Recordings know the optimiser's tensors of before.
+            self._captured.forget()
         self.update.frozen = set(state["frozen"])
         # What the step before this one did; the coming one decides whether that ends.
         self.sae.selects_topk = (
