@@ -79,6 +79,11 @@ RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaGraphs}
 OPTIMIZERS = ("adam", "adamw")
 
 
+def reads_dials(train: TrainConfig, device: torch.device) -> bool:
+    """Whether a run's optimiser finds its learning rate on the device, recorded or not."""
+    return device.type in RECORDERS and train.optimizer in OPTIMIZERS
+
+
 def capturing(train: TrainConfig, device: torch.device) -> Recorder | None:
     """What records the steps of a run; None where they are not to be recorded.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 # Steps whose numbers are sent to the device at once.
 ROWS = 1024
 
-Rates = list[float | Tensor]
+Rates = Sequence[float | Tensor]
 
 
 class Dials:
@@ -31,7 +31,7 @@ class Dials:
 
     Attributes
     ----------
-    rates : list
+    rates : sequence
         Learning rate of each group of parameters.
     share
         Of the sparsity coefficient's full value.

@@ -13,7 +13,7 @@ from torch import Tensor
 from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError
 from saebook.models import SAE
-from saebook.training.captured import LARGEST, CapturedSteps, capturing
+from saebook.training.captured import LARGEST, CapturedSteps, capturing, reads_dials
 from saebook.training.config import TrainConfig
 from saebook.training.dead import Dead, DeadCount, Silence
 from saebook.training.devices import resolve_device
@@ -28,7 +28,7 @@ from saebook.training.sparsity import SparsityCoefficient
 from saebook.training.stacking import SAEStack, members_of, parts_of, per_model, shape_of
 from saebook.training.temporal import Temporal
 from saebook.training.temporal.state import Paired
-from saebook.training.updating import Update
+from saebook.training.updating import make_update
 
 Model = TypeVar("Model", SAE, SAEStack)
 
@@ -138,14 +138,14 @@ class Trainer(Generic[Model]):
         self.rate_factors = list(rate_factors or [1.0] * len(self.members))
         self.processes.spread(self.sae)
         shards = config.shard_optimizer and self.processes.size > 1
-        self.update = Update(sae, config, self.rate_factors, shards)
+        self.update = make_update(sae, config, self.rate_factors, shards)
         self.retirement = Retirement(sae, config)
         self.temporal = Temporal(self.members, config, self.processes.size)
         self.silence = Silence(sae, config, n_steps)
         self._dead_count = DeadCount(len(self.members), sae.config.d_sae, self.device)
         recorder = capturing(config, self.device) if self.processes.size == 1 else None
         self._captured = None if recorder is None else CapturedSteps(recorder)
-        on_device = None if recorder is None else self.device
+        on_device = self.device if reads_dials(config, self.device) else None
         self._dials = Dials(self._numbers, on_device, config.schedule not in FEEDBACK)
 
     @property

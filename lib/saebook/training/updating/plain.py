@@ -75,8 +75,7 @@ class Update:
         Tensor
             Norm of each model's gradient before it was cut to the limit.
         """
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        self._set(rates)
         unit_norm = self._sae.config.decoder_norm == "unit"
         if unit_norm:
             self._project_decoder_gradient()
@@ -87,6 +86,10 @@ class Update:
         if unit_norm:
             self._normalise_decoder()
         return norm
+
+    def _set(self, rates: Rates) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def _clip(self) -> Tensor:
         """Norm of each model's gradient, which is cut to the limit."""
