@@ -68,7 +68,9 @@ class CudaGraphs:
     def record(self, work: Callable[[], Logged]) -> tuple[Logged, Callable[[], None]]:
         """See :class:`Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        settings = {"pool": self._pool, "stream": self._stream}
+        # Threads that read batches ahead may go on with it.
+        with torch.cuda.graph(graph, **settings, capture_error_mode="thread_local"):
             made = work()
         return made, graph.replay
 

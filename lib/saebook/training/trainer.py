@@ -283,8 +283,10 @@ class Trainer(Generic[Model]):
             self.retirement.keep_silent(self.sae)
         logged = self._observe(result, moment.n_examples) | {"grad_norm": grad_norm.detach()}
         for name in self.sae.config.objective.sparsity:
-            coefficient = torch.as_tensor(coefficients[name], device=self.device)
-            logged["sparsity_coefficient"] = coefficient.expand(shape_of(self.sae))
+            given = coefficients[name]
+            # Zero until thresholds set in.
+            value = given if isinstance(given, Tensor) else torch.zeros_like(self.sparsity.full)
+            logged["sparsity_coefficient"] = value.expand(shape_of(self.sae))
         return logged
 
     def _is_small(self, x: Tensor) -> bool:
