@@ -8,7 +8,9 @@ a tensor that it exchanged for another, shows as a difference.
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -32,6 +34,12 @@ CASES = {
     "relu to a target": {"architecture": "relu", "target_l0": 4.0},
     "jumprelu": {"architecture": "jumprelu", "target_l0": 4.0},
     "gated": {"architecture": "gated"},
+    "leaky_relu": {"architecture": "leaky_relu"},
+    "mlp": {"k": 4, "decoder": "mlp"},
+    "a k for each prefix": {"prefixes": (8, 32), "prefix_k": (2, 4), "architecture": "topk"},
+    "ghost": {"architecture": "relu", "auxiliary": "ghost"},
+    "preactivation": {"architecture": "jumprelu", "auxiliary": "preactivation", "target_l0": 4.0},
+    "per example": {"k": 4, "input_scaling": "layer_norm"},
 }
 
 
@@ -55,6 +63,10 @@ class _Noting(TorchDispatchMode):
         return made
 
 
+def _refuse(*given, **settings):
+    raise AssertionError(f"a number of the host is sent to the device: {given} {settings}")
+
+
 class Operations:
     """Records on a CPU. What recording itself changed is undone: a GPU only notes."""
 
@@ -65,7 +77,13 @@ class Operations:
         return work()
 
     def record(self, work):
-        with _Noting() as mode:
+        with _Noting() as mode, ExitStack() as stack:
+            for owner, name in (
+                (torch, "tensor"),
+                (torch, "as_tensor"),
+                (torch.Tensor, "new_tensor"),
+            ):
+                stack.enter_context(mock.patch.object(owner, name, _refuse))
             made = work()
         for storage, value in mode.before.values():
             storage.copy_(value)
@@ -78,7 +96,8 @@ def _play(noted) -> None:
         again = func(*args, **kwargs)
         for old, new in zip(tree_leaves(made), tree_leaves(again), strict=True):
             if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                old.copy_(new)
+                # Some operations change only the shape of a result, after it was made.
+                old.copy_(new.reshape(old.shape))
 
 
 @pytest.fixture
@@ -185,6 +204,14 @@ def test_a_frozen_number_would_be_found():
         steps.take("", step, torch.ones(()))
     rate[0] = 100.0
     assert float(steps.take("", step, torch.ones(()))["weight"]) == FIRST_STEPS + 2
+
+
+def test_a_number_sent_to_the_device_would_be_found():
+    steps = CapturedSteps(Operations(torch.device("cpu")))
+    for _ in range(FIRST_STEPS):
+        steps.take("", lambda x: {"x": x * x.new_tensor(2.0)}, torch.ones(()))
+    with pytest.raises(AssertionError, match="number of the host"):
+        steps.take("", lambda x: {"x": x * x.new_tensor(2.0)}, torch.ones(()))
 
 
 def test_what_is_played_later_leaves_earlier_results_alone():
