@@ -7,7 +7,6 @@ from torch import Tensor
 
 from saebook.losses.reduction import mean_of_sums
 
-
 # A variance up to here is none.
 TINY = 1e-30
 

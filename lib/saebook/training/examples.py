@@ -14,6 +14,7 @@ from torch import Tensor
 from saebook.data.store import (
     Batch,
     Batches,
+    BatchesAhead,
     BatchStream,
     ExampleStore,
     Pairs,
@@ -34,6 +35,11 @@ FIT_ROWS = 100_000
 STREAM_GB = 2**30 / GIGABYTE
 # A streamed run holds as much in each: two buffers, training rows, validation rows.
 SHARES = 4
+CPU = torch.device("cpu")
+# Matrices [batch, d_sae] that a dense step holds at once, about.
+MATRICES = 6
+# Of a device's memory beside a model, examples take no more: other programs and graphs want some.
+LARGEST_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,37 @@ class Examples:
             return self.rows[::step]
         return self.stored.take(torch.arange(0, len(self), step))
 
-    def batches(self, batch_size: int, seed: int, config: SAEConfig) -> Batches:
-        """Endless batches of all training examples.
+    def batches(
+        self, batch_size: int, seed: int, config: SAEConfig, device: torch.device = CPU
+    ) -> Batches:
+        """Endless batches of all training examples, on the device that trains.
+
+        On a GPU the examples are there too, in the type they are stored in, where they leave
+        room enough; else batches are read ahead by another thread and sent there.
 
         Raises
         ------
         ConfigError
             A shuffle buffer would be smaller than a batch.
         """
+        if device.type != "cuda":
+            return self._stream(batch_size, seed, config, CPU)
+        if self.stored is not None:
+            return BatchesAhead(self._stream(batch_size, seed, config, device))
+        free, _ = torch.cuda.mem_get_info(device)
+        if fits_beside(config, batch_size, self.rows.nbytes, free):
+            return self._stream(batch_size, seed, config, device)
+        # Wider whole numbers are looked at before they lose digits.
+        narrow = self.rows.dtype.itemsize <= 2
+        dtype = self.rows.dtype if narrow else torch.float32
+        stream = BatchStream(self.rows, batch_size, seed=seed, pairs=self.pairs, dtype=dtype)
+        return BatchesAhead(stream, device, torch.float32)
+
+    def _stream(
+        self, batch_size: int, seed: int, config: SAEConfig, device: torch.device
+    ) -> Batches:
         if self.stored is None:
-            return BatchStream(self.rows, batch_size, seed=seed, pairs=self.pairs)
+            return BatchStream(self.rows, batch_size, seed=seed, pairs=self.pairs, device=device)
         each = buffered_bytes(self.stored, self.pairs is not None)
         n = int(self.share / each)
         if n < batch_size:
@@ -98,6 +125,7 @@ class Examples:
             batch_size,
             seed=seed,
             buffer_examples=n,
+            device=device,
             check=self._check(config),
             pairs=self.pairs,
         )
@@ -107,6 +135,32 @@ class Examples:
         if self.stored is None or self.stored.store.kind == "counts":
             return None
         return partial(_refuse_negative_rows, config)
+
+
+def fits_beside(config: SAEConfig, batch_size: int, n_bytes: int, free: int) -> bool:
+    """Whether examples leave a device room for what trains on them.
+
+    Parameters
+    ----------
+    config
+        Of the model: weights, gradients and two moments of float32, and a few matrices of one
+        number for each example of a batch and latent.
+    batch_size
+        Examples of a step.
+    n_bytes
+        Of the examples.
+    free
+        Bytes of the device that nothing takes.
+
+    Examples
+    --------
+    >>> config = SAEConfig(d_in=1000, d_sae=1000, k=8)
+    >>> [fits_beside(config, 1000, n, free=10**9) for n in (10**8, 9 * 10**8)]
+    [True, False]
+    """
+    weights = config.d_sae * (config.d_encoder + config.d_target)
+    latents = MATRICES * batch_size * config.d_sae
+    return n_bytes <= LARGEST_SHARE * (free - 4 * (4 * weights + latents))
 
 
 def _refuse_negative_rows(config: SAEConfig, rows: Tensor) -> None:

@@ -26,6 +26,7 @@ from saebook.training.checkpoints import (
     was_streamed,
 )
 from saebook.training.config import TrainConfig
+from saebook.training.devices import resolve_device
 from saebook.training.distributed import find_processes
 from saebook.training.doctor import check_schedule, describe_bad_batch, examine, gather
 from saebook.training.examples import FIT_ROWS, Examples, as_batch, read_examples
@@ -66,7 +67,9 @@ def fit(
         Training examples [n, d_in] (a tensor or array), or windows of them [n, seq_len, d_in];
         an ``ExampleStore``, whose training split is used, in windows of ``seq_len``, and
         streamed from disk where it is too large for memory (``train.resident_gb``); for a
-        transcoder a pair of tensors, inputs [n, d_in] and targets [n, d_out].
+        transcoder a pair of tensors, inputs [n, d_in] and targets [n, d_out]. Where a GPU trains,
+        what is in memory moves there if it leaves room; other batches are sent ahead of their
+        steps.
     train
         Settings of the run; their defaults work on short runs.
     out
@@ -150,7 +153,8 @@ def fit(
     order_seed = seed if order_seed is None else order_seed
     batch_size = min(train.batch_size, len(examples))
     processes.check_batch(batch_size)
-    stream = examples.batches(batch_size, order_seed, config)
+    device = resolve_device(processes.device_name(train.device))
+    stream = examples.batches(batch_size, order_seed, config, device)
     n_steps = steps_of(train, len(examples), stream.batch_size)
     settings = settings_of(config, train, n_steps, seed, order_seed, examples)
     processes.check_alike(settings)

@@ -114,7 +114,9 @@ def fit_many(
     )
     configs = [for_examples(config, examples) for config in configs]
     check_alike(configs)
-    stream = examples.batches(min(train.batch_size, len(examples)), order_seed, configs[0])
+    device = resolve_device(train.device)
+    batch_size = min(train.batch_size, len(examples))
+    stream = examples.batches(batch_size, order_seed, configs[0], device)
     n_steps = steps_of(train, len(examples), stream.batch_size)
     settings = [
         settings_of(config, own, n_steps, seed, order_seed, examples)
@@ -125,7 +127,6 @@ def fit_many(
     if all(finished):
         return [load_run(folder) for folder in folders if folder is not None]
 
-    device = resolve_device(train.device)
     made = [make_sae(c, seed, examples).to(device) for c, seed in zip(configs, seeds)]
     factors = [own.learning_rate / train.learning_rate for own in trains]
     trainer = Trainer(SAEStack(made), train, n_steps, factors)

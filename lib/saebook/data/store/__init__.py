@@ -4,6 +4,7 @@ Importing this package needs neither torch nor pynwb; torch is imported when a t
 is first asked for.
 """
 
+from saebook.data.store.ahead import BatchesAhead
 from saebook.data.store.batches import Batch, Batches, BatchStream
 from saebook.data.store.growing import GrowingStore
 from saebook.data.store.layout import SCHEMA_VERSION, SPLITS
@@ -24,6 +25,7 @@ __all__ = [
     "Batch",
     "BatchStream",
     "Batches",
+    "BatchesAhead",
     "ExampleStore",
     "GrowingStore",
     "Pairs",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
+from saebook.data.store.orders import OrdersAhead, permutation
 from saebook.data.store.pairs import Pairs
 from saebook.data.store.resident import ResidentRows, RowSource
 from saebook.data.store.store import ExampleStore
@@ -202,6 +203,7 @@ class BatchStream:
         self._epoch = 0
         self._cursor = 0
         self._order: torch.Tensor | None = None
+        self._ahead: OrdersAhead | None = None
 
     @property
     def epoch(self) -> int:
@@ -246,13 +248,19 @@ class BatchStream:
         if self._cursor >= self._end:
             self._epoch, self._cursor, self._order = self._epoch + 1, 0, None
         if self._order is None:
-            order = self._permutation(self._epoch)
-            # Positives are drawn on the host.
-            self._order = order.to(self.device) if self._pairs is None else order
+            self._order = self._order_of(self._epoch)
         stop = min(self._cursor + self.batch_size, self._end)
         numbers = self._order[self._cursor : stop]
         self._cursor = stop
         return numbers
+
+    def _order_of(self, epoch: int) -> torch.Tensor:
+        """Order of an epoch, on the device; positives are drawn on the host, and there it stays."""
+        if self.device.type == "cpu" or self._pairs is not None:
+            return self._permutation(epoch)
+        if self._ahead is None:
+            self._ahead = OrdersAhead(lambda epoch: self._permutation(epoch).pin_memory())
+        return self._ahead.of(epoch).to(self.device, non_blocking=True)
 
     def _permutation(self, epoch: int) -> torch.Tensor:
         return permutation(self.n_examples, self.seed, epoch)
@@ -274,7 +282,10 @@ class BatchStream:
         return self._source.take(numbers.to(self.device))
 
     def close(self) -> None:
-        """Do nothing: the data are all that this stream holds."""
+        """End what draws orders for a device, if anything does."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a stream over the same data needs to go on exactly here."""
@@ -322,17 +333,6 @@ def check_whole(**settings: tuple[Any, int]) -> None:
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not whole or value < least:
             raise ConfigError(f"{name}={value!r}: give a whole number, at least {least}")
-
-
-def permutation(n: int, *of: int) -> torch.Tensor:
-    """Draw an order of n from whole numbers such as (seed, epoch), the same on every device."""
-    import torch
-
-    # Mixed, so that (seed 0, epoch 1) and (seed 1, epoch 0) have nothing in common.
-    mixed = np.random.SeedSequence(of).generate_state(1, np.uint64)[0]
-    # On the CPU whatever the device: its order is the same everywhere.
-    generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
-    return torch.randperm(n, generator=generator)
 
 
 def check_state(state: dict[str, Any], own: dict[str, Any], end: int) -> None:

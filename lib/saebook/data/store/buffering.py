@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saebook.data.store.batches import permutation, torch_of
+from saebook.data.store.batches import torch_of
+from saebook.data.store.orders import permutation
 from saebook.data.store.resident import refuse_inexact
 from saebook.data.store.stored import StoredExamples
 

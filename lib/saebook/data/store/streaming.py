@@ -14,7 +14,6 @@ from saebook.data.store.batches import (
     check_pairs,
     check_state,
     check_whole,
-    permutation,
     torch_of,
 )
 from saebook.data.store.buffering import (
@@ -25,6 +24,7 @@ from saebook.data.store.buffering import (
     buffered_bytes,
     read_group,
 )
+from saebook.data.store.orders import permutation
 from saebook.data.store.pairs import Pairs
 from saebook.data.store.resident import as_indexable
 from saebook.data.store.store import ExampleStore
