@@ -166,7 +166,7 @@ def take_above(h, floor, width, values, columns, counts):
             for i in range(BLOCK):
                 above |= np.uint64(part[i] > least[i]) << np.uint64(i)
             while above:
-                i = np.int64(trailing_zeros(above))
+                i = np.int64(trailing_zeros(above))  # pyright: ignore[reportCallIssue]
                 values[n] = part[i]
                 columns[n] = begin + i
                 n += 1
