@@ -148,3 +148,9 @@ class Selected:
         """In how many examples each latent is active, [d_sae]."""
         active = self.latents > 0 if self.positive else self.latents != 0
         return self.entries.column_sums(active)
+
+    def smallest(self) -> Tensor:
+        """The smallest active latent, 0-d; infinite where none is."""
+        if self.latents.numel() == 0:
+            return self.latents.new_full((), float("inf"))
+        return self.latents.masked_fill(self.latents == 0, float("inf")).min()

@@ -47,7 +47,7 @@ class ScalingMode:
     def apply(self, scaling: InputScaling, x: Tensor, context: Context) -> Tensor:
         """Scaled inputs [..., d_in]."""
         del context
-        return (x - scaling.shift) * scaling.gain
+        return (x - scaling.shift).mul_(scaling.gain)
 
     def invert(self, scaling: InputScaling, scaled: Tensor, context: Context) -> Tensor:
         """Back to the caller's units."""

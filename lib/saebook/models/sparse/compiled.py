@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
+from numba.cpython.unsafe.numbers import trailing_zeros
 
 # Reordered sums run in vector instructions; NaN and infinity keep their meaning.
 SUMS = {"reassoc", "contract", "nsz"}
@@ -19,7 +20,7 @@ SUMS = {"reassoc", "contract", "nsz"}
 # hardly more than k entries pass.
 GROUPS_PER_ENTRY = 4
 LANES = 8
-# Entries tested at once before any of them is looked at.
+# Entries tested at once before any of them is looked at: as many as a number has bits.
 BLOCK = 64
 
 
@@ -132,8 +133,8 @@ def largest_of_rows(h, width, k, first, last, values, columns, counts):
 
 
 @_compile(fast=True)
-def count_above(h, floor, width, first, last, counts):
-    """Write how many entries of each row, among the first ``width``, exceed their floor.
+def take_above(h, floor, width, values, columns, counts):
+    """Write the entries that exceed their floor, row by row in the order of their columns.
 
     Parameters
     ----------
@@ -141,50 +142,42 @@ def count_above(h, floor, width, first, last, counts):
         [n, d_sae].
     floor
         [d_sae].
-    counts
-        Written: [n].
-    """
-    for r in range(first, last):
-        row = h[r]
-        n = np.int32(0)
-        for i in range(width):
-            n += np.int32(row[i] > floor[i])
-        counts[r] = n
-
-
-@_compile(fast=True)
-def take_above(h, floor, width, first, last, starts, values, columns):
-    """Write the entries that exceed their floor, in the order of their columns.
-
-    Parameters
-    ----------
-    h, floor
-        As for `count_above`.
-    starts
-        [n + 1]: where the entries of each row begin.
+    width
+        Only the first ``width`` columns take part.
     values, columns
-        Written: [n_entries].
+        Written: [n · width], of which the first entries are.
+    counts
+        Written: [n], how many there are in each row.
+
+    Returns
+    -------
+    int
+        How many there are in all.
     """
     n_blocks = width // BLOCK
-    for r in range(first, last):
-        row = h[r]
-        n = starts[r]
+    n = 0
+    for r in range(len(h)):
+        row, before = h[r], n
         for block in range(n_blocks):
             begin = block * BLOCK
-            found = np.int32(0)
-            for i in range(BLOCK):  # of known length, it runs in vector instructions
-                found += np.int32(row[begin + i] > floor[begin + i])
-            if found > 0:
-                for i in range(begin, begin + BLOCK):
-                    if row[i] > floor[i]:
-                        values[n] = row[i]
-                        columns[n] = i
-                        n += 1
+            part, least = row[begin : begin + BLOCK], floor[begin : begin + BLOCK]
+            # One bit for each entry: of known length, this runs in vector instructions.
+            above = np.uint64(0)
+            for i in range(BLOCK):
+                above |= np.uint64(part[i] > least[i]) << np.uint64(i)
+            while above:
+                i = np.int64(trailing_zeros(above))  # pyright: ignore[reportCallIssue]
+                values[n] = part[i]
+                columns[n] = begin + i
+                n += 1
+                above &= above - np.uint64(1)
         for i in range(n_blocks * BLOCK, width):
             if row[i] > floor[i]:
                 values[n] = row[i]
                 columns[n] = i
                 n += 1
+        counts[r] = n - before
+    return n
 
 
 @_compile()
@@ -263,6 +256,21 @@ def products(x, table, columns, starts, first, last, out):
             for i in range(d):
                 total += one[i] * other[i]
             out[e] = total
+
+
+@_compile()
+def sum_columns(values, columns, sums):
+    """Add the values of each column's entries.
+
+    Parameters
+    ----------
+    values, columns
+        As for `sum_rows`; booleans count.
+    sums
+        Added to: [d_sae].
+    """
+    for e in range(len(columns)):
+        sums[columns[e]] += values[e]
 
 
 @_compile()

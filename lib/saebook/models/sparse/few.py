@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from saebook.models.architectures import Architecture
 from saebook.models.entries import Selected
 from saebook.models.sae import SAE
-from saebook.models.sparse.pattern import EncodeAt
+from saebook.models.sparse.pattern import EncodeAt, Pattern
 from saebook.models.sparse.search import Above, Encoder, LargestOfBatch, LargestOfRows, Wanted
+
+
+@dataclass(frozen=True)
+class Winners(Selected):
+    """Entries that competed as positive pre-activations: each holds an active latent, as it is."""
+
+    def firings(self) -> Tensor:
+        """All entries."""
+        assert isinstance(self.entries, Pattern)
+        return self.entries.column_counts()
+
+    def smallest(self) -> Tensor:
+        """Of all entries."""
+        return self.latents.min() if len(self.latents) else super().smallest()
 
 
 class SelectAmongFew:
@@ -42,11 +58,15 @@ class SelectAmongFew:
         wanted = [self._wanted(sae, level) for level in levels]
         b_dec = sae.b_dec if sae.config.apply_b_dec_to_input else None
         x = (x_scaled if b_dec is None else x_scaled - b_dec.detach()).contiguous()
-        selected = []
+        rule, selected = sae.selection, []
+        all_win = rule.found_by != "floor" and type(rule).latents_at is Architecture.latents_at
         for values, pattern in self._encoder.search(x, sae.encoder_rows, sae.b_enc, wanted):
             h = EncodeAt.apply(sae.encoder_rows, sae.b_enc, b_dec, x, values, pattern)
             assert isinstance(h, Tensor)
-            selected.append(Selected(pattern, h, sae.selection.latents_at(sae, h, pattern)))
+            if all_win:
+                selected.append(Winners(pattern, h, h))
+            else:
+                selected.append(Selected(pattern, h, rule.latents_at(sae, h, pattern)))
         return selected
 
     def _wanted(self, sae: SAE, level: int) -> Wanted:

@@ -110,8 +110,11 @@ class Pattern(Entries):
 
     def column_sums(self, values: Tensor) -> Tensor:
         """[d_sae]; of booleans their number."""
-        values = values.to(torch.float32) if values.dtype == torch.bool else values
-        return values.new_zeros(self.d_sae).index_add(0, self.index, values)
+        return SumOfColumns.apply(values, self)  # pyright: ignore[reportReturnType]
+
+    def column_counts(self) -> Tensor:
+        """Entries of each column, [d_sae]."""
+        return torch.from_numpy(np.diff(self.transposed[0].starts))
 
     def n_examples(self, values: Tensor) -> int:
         """Rows."""
@@ -132,7 +135,25 @@ class Pattern(Entries):
     def sums_of_examples(self, values: Tensor, table: Tensor) -> Tensor:
         """The transposed matrix times a table [n_rows, d], without gradients: [d_sae, d]."""
         pattern, order = self.transposed
-        return pattern.sums_of_rows(values.detach()[order], table)
+        return pattern.sums_of_rows(values.detach().index_select(0, order), table)
+
+
+class SumOfColumns(Function):
+    """Sums over examples of values at the entries of a pattern."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, pattern: Pattern) -> Tensor:
+        """[n_entries] -> [d_sae]."""
+        ctx.pattern = pattern
+        dtype = torch.float32 if values.dtype == torch.bool else values.dtype
+        sums = values.new_zeros(pattern.d_sae, dtype=dtype)
+        compiled.sum_columns(values.detach().numpy(), pattern.columns, sums.numpy())
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Each value has the gradient of its column."""
+        return gradients[0].index_select(0, ctx.pattern.index), None
 
 
 class DecodeAt(Function):

@@ -107,14 +107,11 @@ class Above(Wanted):
         self._counts = np.empty(n_rows, np.int64)
 
     def look(self, h: np.ndarray, first: int) -> None:
-        """Count, then take."""
+        """In one pass, with room for all: what is not written takes no memory."""
+        values, columns = np.empty(h.size, h.dtype), np.empty(h.size, np.int32)
         counts = self._counts[first : first + len(h)]
-        compiled.count_above(h, self.floor, self.width, 0, len(h), counts)
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        values = np.empty(starts[-1], h.dtype)
-        columns = np.empty(starts[-1], np.int32)
-        compiled.take_above(h, self.floor, self.width, 0, len(h), starts, values, columns)
-        self._parts[first] = values, columns
+        n = compiled.take_above(h, self.floor, self.width, values, columns, counts)
+        self._parts[first] = values[:n].copy(), columns[:n].copy()
 
     def found(self) -> tuple[np.ndarray, Pattern] | None:
         """In the order of rows and columns."""

@@ -85,10 +85,12 @@ def spread_alone(loop: Callable[[int, int], None], n: int, work: float) -> None:
     the other's turn. For the parameters see `spread_evenly`.
     """
     n_ranges = n_threads(work)
-    if n_ranges == 1:
-        loop(0, n)
+    edges = _edges(n, n_ranges)
+    if n_ranges == 1 or torch.get_num_threads() == 1:
+        # What this very thread does uses no others that it would have to wait for.
+        _run(loop, edges)
         return
-    pool, edges = _pool(n_ranges), _edges(n, n_ranges)
+    pool = _pool(n_ranges)
     tasks = [pool.submit(loop, a, b) for a, b in pairwise(edges) if b > a]
     for task in tasks:
         task.result()

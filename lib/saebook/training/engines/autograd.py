@@ -95,11 +95,4 @@ def _smallest_active(sae: SAE, forward: Forward) -> Tensor | None:
     """[n], one for each nested dictionary with a k of its own; infinite where none is active."""
     if not sae.config.selection.follows_smallest:
         return None
-    chosen = forward.level_latents if sae.config.prefix_k else [forward.latents]
-    return torch.stack([_smallest(part) for part in chosen])
-
-
-def _smallest(latents: Tensor) -> Tensor:
-    if latents.numel() == 0:
-        return latents.new_full((), float("inf"))
-    return latents.masked_fill(latents == 0, float("inf")).min()
+    return torch.stack([part.smallest() for part in forward.selected])
