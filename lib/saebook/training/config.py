@@ -99,8 +99,8 @@ class TrainConfig:
         ``"fp32"``, or ``"bf16"``: passes in bfloat16 by autocast, weights kept in fp32.
     engine
         ``"auto"`` takes the fastest for each step. ``"dense"`` is the plain one, ``"lean"`` leaves
-        out products that nobody needs, ``"sparse"`` (on a CPU) latents that are zero; their
-        numbers agree but for rounding.
+        out products that nobody needs, ``"sparse"`` (on a CPU) latents that are zero, and so does
+        ``"fused"`` (on a CUDA GPU, for topk and batchtopk); their numbers agree but for rounding.
     sparsity_schedule
         ``"ramp"`` (from 0 at the start), ``"two_phase"`` (0 until ``sparsity_start_fraction``,
         then a ramp) or ``"none"`` (full strength throughout).
