@@ -8,6 +8,7 @@ import torch
 from saebook import losses
 from saebook.models import SAE, SAEConfig
 from saebook.training.auxiliary import auxk
+from saebook.training.dead import Dead, DeadCount
 
 
 def model(architecture: str = "batchtopk") -> SAE:
@@ -22,22 +23,24 @@ def examples() -> torch.Tensor:
     return torch.rand(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def strongest_dead(sae: SAE, forward, dead: torch.Tensor) -> torch.Tensor:
+def strongest_dead(sae: SAE, forward, dead: Dead) -> torch.Tensor:
     """The k_aux largest pre-activations among the dead, row by row."""
     rows = []
     for h in forward.pre_activations:
-        chosen = h.masked_fill(~dead, -torch.inf).topk(4).indices
-        rows.append(sum(h[i].clamp_min(0) * sae.W_dec[i] for i in chosen if dead[i]))
+        chosen = h.masked_fill(~dead.mask, -torch.inf).topk(4).indices
+        rows.append(sum(h[i].clamp_min(0) * sae.W_dec[i] for i in chosen if dead.mask[i]))
     residual = forward.target_scaled - forward.reconstruction_scaled
     return losses.auxk(residual, torch.stack(rows))
 
 
+@pytest.mark.parametrize("room", [0, 3, 16])
 @pytest.mark.parametrize("n_dead", [1, 3, 4, 5, 16])
 @pytest.mark.parametrize("architecture", ["batchtopk", "topk", "gated"])
-def test_auxk_lets_the_strongest_dead_latents_reconstruct_the_residual(n_dead, architecture):
+def test_auxk_lets_the_strongest_dead_latents_reconstruct_the_residual(n_dead, architecture, room):
     sae = model(architecture)
-    dead = torch.zeros(16, dtype=torch.bool)
-    dead[torch.randperm(16, generator=torch.Generator().manual_seed(2))[:n_dead]] = True
+    mask = torch.zeros(16, dtype=torch.bool)
+    dead = Dead(mask, (min(n_dead + room, 16),))
+    mask[torch.randperm(16, generator=torch.Generator().manual_seed(2))[:n_dead]] = True
     gradients = []
     for term in (auxk, strongest_dead):
         sae.zero_grad()
@@ -51,5 +54,24 @@ def test_auxk_lets_the_strongest_dead_latents_reconstruct_the_residual(n_dead, a
 
 def test_auxk_without_dead_latents_is_exactly_zero():
     sae = model()
-    dead = torch.zeros(16, dtype=torch.bool)
-    assert auxk(sae, sae.pass_through(examples()), dead).item() == 0.0
+    for at_most in (0, 4):  # known, and not known yet
+        dead = Dead(torch.zeros(16, dtype=torch.bool), (at_most,))
+        assert auxk(sae, sae.pass_through(examples()), dead).item() == 0.0
+
+
+def test_where_more_are_dead_than_was_known_the_first_of_them_are_found():
+    rows, are_dead = Dead(torch.tensor([False, True, True, True]), (2,)).rows()
+    assert rows.tolist() == [1, 2] and are_dead.all()
+
+
+def test_dead_latents_are_counted_for_each_model_of_a_stack():
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    count = DeadCount(2, 3, torch.device("cpu"))
+    assert count.at_most(lambda: mask) == (2, 0)
+    first, second = Dead(mask, (2, 0)).of(0), Dead(mask, (2, 0)).of(1)
+    assert first.mask.tolist() == mask[0].tolist() and list(second.at_most) == [0]
+
+
+def test_a_device_without_values_may_hold_only_dead_latents():
+    count = DeadCount(1, 3, torch.device("meta"))
+    assert count.at_most(lambda: torch.zeros(3, device="meta")) == (3,)

@@ -38,7 +38,9 @@ def fitted(seed: int = 0, **settings) -> SAE:
 def on_meta(model: SAE, **settings) -> Trainer:
     trainer = Trainer(model, TrainConfig(n_steps=N_STEPS, device="meta", **settings))
     # The fused ones know no such device; PyTorch's own care that they don't wait.
-    trainer.optimizer = torch.optim.Adam(trainer.sae.parameters(), foreach=False, fused=False)
+    trainer.update.optimizer = torch.optim.Adam(
+        trainer.sae.parameters(), foreach=False, fused=False
+    )
     return trainer
 
 

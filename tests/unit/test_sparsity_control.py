@@ -80,9 +80,9 @@ def test_the_controller_waits_while_its_coefficient_is_not_felt(schedule):
     """In the first of two phases it grew a hundredfold, and the second killed every latent."""
     control = coefficient(sparsity_schedule=schedule)
     start = float(control.full)
-    control.observe(torch.tensor(40.0), fraction=0.0)
+    control.observe(torch.tensor(40.0), control.share(0.0))
     assert float(control.full) == start and float(control.at(0.0)) == 0.0
-    control.observe(torch.tensor(40.0), fraction=0.95)
+    control.observe(torch.tensor(40.0), control.share(0.95))
     assert float(control.full) > start
 
 

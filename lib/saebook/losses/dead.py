@@ -8,6 +8,10 @@ from torch import Tensor
 from saebook.losses.reduction import mean_of_sums
 
 
+# A variance up to here is none.
+TINY = 1e-30
+
+
 def auxk(
     residual: Tensor, auxiliary_reconstruction: Tensor, *, variance: Tensor | None = None
 ) -> Tensor:
@@ -44,8 +48,7 @@ def auxk(
     if variance is None:
         variance = (residual - residual.mean(dim=0)).square().sum()
     error = (residual - auxiliary_reconstruction).square().sum()
-    tiny = variance.new_tensor(1e-30)
-    return (error / variance.clamp_min(tiny)).where(variance > tiny, error * 0.0)
+    return (error / variance.clamp_min(TINY)).where(variance > TINY, error * 0.0)
 
 
 def ghost(residual: Tensor, ghost_reconstruction: Tensor) -> Tensor:

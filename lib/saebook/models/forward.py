@@ -89,5 +89,5 @@ class Forward:
         """Of these latents [n], for every example: [..., n]."""
         h = self.selected[-1].pre_activations
         if h is not None and isinstance(self.entries, AllEntries):
-            return h[..., latents]
+            return h.index_select(-1, latents)
         return sae.encode_scaled(self.x_scaled, latents)

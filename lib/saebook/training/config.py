@@ -15,6 +15,7 @@ from saebook.training.schedules.sparsity import sparsity_reached
 from saebook.training.temporal.config import TemporalConfig
 
 PRECISIONS = ("fp32", "bf16")
+CAPTURES = ("auto", "always", "never")
 
 POSITIVE = (
     "n_steps",
@@ -101,6 +102,11 @@ class TrainConfig:
         ``"auto"`` takes the fastest for each step. ``"dense"`` is the plain one, ``"lean"`` leaves
         out products that nobody needs, ``"sparse"`` (on a CPU) latents that are zero, and so does
         ``"fused"`` (on a CUDA GPU, for topk and batchtopk); their numbers agree but for rounding.
+    capture
+        ``"auto"`` records the steps of small models on a GPU (as a CUDA graph) and plays them
+        back, since asking for their many small operations takes longer than doing them. Steps
+        with a temporal term, of several processes or with other optimisers than adam and adamw
+        are not recorded. ``"always"`` and ``"never"`` at any size. No number depends on it.
     sparsity_schedule
         ``"ramp"`` (from 0 at the start), ``"two_phase"`` (0 until ``sparsity_start_fraction``,
         then a ramp) or ``"none"`` (full strength throughout).
@@ -184,6 +190,7 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     precision: str = "fp32"
     engine: str = "auto"
+    capture: str = "auto"
     sparsity_schedule: str = "ramp"
     sparsity_ramp_fraction: float = 0.05
     sparsity_start_fraction: float = 0.5
@@ -210,6 +217,7 @@ class TrainConfig:
         check_choice("sparsity_schedule", self.sparsity_schedule, SPARSITY_SCHEDULES)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("engine", self.engine, ("auto", *ENGINES))
+        check_choice("capture", self.capture, CAPTURES)
         self._check_ranges()
         self._check_together()
 

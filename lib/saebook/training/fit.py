@@ -30,14 +30,16 @@ from saebook.training.distributed import find_processes
 from saebook.training.doctor import check_schedule, describe_bad_batch, examine, gather
 from saebook.training.examples import FIT_ROWS, Examples, as_batch, read_examples
 from saebook.training.loop import Loop, Probe
+from saebook.training.resampling import ROUNDING
 from saebook.training.run import Run, load_run, save_run, score, settle
-from saebook.training.trainer import ROUNDING, Trainer
+from saebook.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import numpy as np
 
 KEPT = "checkpoints"
 DEFAULT_EXAMPLES = 1_000_000
+CHANGES_NO_NUMBER = ("shard_optimizer", "capture")
 
 
 def fit(
@@ -163,7 +165,7 @@ def fit(
         return before
 
     trainer = Trainer(make_sae(config, seed, examples), train, n_steps, processes=processes)
-    dead_after_steps = int(trainer.dead_after_examples(stream.batch_size)) / stream.batch_size
+    dead_after_steps = int(trainer.silence.longest(stream.batch_size)) / stream.batch_size
     check_schedule(train, n_steps, dead_after_steps)
     kept = resume(path, settings, trainer, stream) if path is not None else None
     history = kept["history"] if kept is not None else []
@@ -234,8 +236,8 @@ def settings_of(
     """All that a run depends on, for JSON."""
     return {
         "sae": config.to_dict(),
-        # Where moments are kept changes no number, and may change when a run goes on.
-        "train": {n: v for n, v in train.to_dict().items() if n != "shard_optimizer"}
+        # What changes no number may change when a run goes on.
+        "train": {n: v for n, v in train.to_dict().items() if n not in CHANGES_NO_NUMBER}
         | {"n_steps": n_steps},
         "seed": seed,
         "order_seed": order_seed,

@@ -129,7 +129,7 @@ def fit_many(
     made = [make_sae(c, seed, examples).to(device) for c, seed in zip(configs, seeds)]
     factors = [own.learning_rate / train.learning_rate for own in trains]
     trainer = Trainer(SAEStack(made), train, n_steps, factors)
-    longest = int(trainer.dead_after_examples(stream.batch_size).max())
+    longest = int(trainer.silence.longest(stream.batch_size).max())
     check_schedule(train, n_steps, longest / stream.batch_size)
     whole = {f"SAE {i}": own for i, own in enumerate(settings)}
     kept = resume(path, whole, trainer, stream) if path is not None else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,10 @@ from torch import Tensor
 from saebook.models import SAE, Forward
 from saebook.training.optimisers import reset_state
 
+if TYPE_CHECKING:
+    from saebook.training.config import TrainConfig
+
+ROUNDING = 1e-9  # 0.3 / 0.1 is a little less than 3
 # Encoder rows of resampled latents, against the mean norm of the living ones (Bricken et al.).
 ENCODER_SHARE = 0.2
 # Where only the k largest latents are active, short rows are never among them: of 18 dead latents of
@@ -78,3 +84,23 @@ def resample(
         if name in PER_LATENT:
             reset_state(optimizer, parameter, dead)
     return dead.sum()
+
+
+def resampling_is_due(train: TrainConfig, step_number: int, n_steps: int) -> bool:
+    """Whether dead latents are resampled after so many steps of a run.
+
+    Examples
+    --------
+    >>> from saebook.training import TrainConfig
+    >>> train = TrainConfig(resample_every=0.1, resample_until=0.3)
+    >>> [step for step in range(1, 51) if resampling_is_due(train, step, n_steps=50)]
+    [5, 10, 15]
+    """
+    every, until = train.resample_every, train.resample_until
+    if every is None or step_number / n_steps > until + ROUNDING:
+        return False
+
+    def multiples(step: int) -> int:
+        return int(step / n_steps / every + ROUNDING)
+
+    return multiples(step_number) > multiples(step_number - 1)

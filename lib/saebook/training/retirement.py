@@ -118,21 +118,24 @@ class Retirement:
         """Take note of a batch's contributions."""
         self.totals.add_(totals)
 
+    def is_due(self, fraction: float) -> bool:
+        """Whether latents are to be retired, once, now that this fraction of the run has passed."""
+        return not self.done and self._at is not None and fraction >= self._at
+
     @torch.no_grad()
-    def retire(
-        self, sae: SAE | SAEStack, optimizer: torch.optim.Optimizer, fraction: float
-    ) -> None:
-        """Retire surplus latents when their time has come, and keep retired ones silent."""
-        if not self.done and self._at is not None and fraction >= self._at:
-            self.retired = surplus(self.totals)
-            self.done = True
-            for member, retired in zip(members_of(sae), parts_of(sae, self.retired)):
-                for parameter in (member.encoder_rows, member.b_enc):
-                    reset_state(optimizer, parameter, retired)
-        if self.done:
-            # What moments and weight decay still do to a silent row is undone.
-            sae.encoder_rows.masked_fill_(self.retired[..., None], 0.0)
-            sae.b_enc.masked_fill_(self.retired, 0.0)
+    def retire(self, sae: SAE | SAEStack, optimizer: torch.optim.Optimizer) -> None:
+        """Retire what is surplus."""
+        self.retired.copy_(surplus(self.totals))
+        self.done = True
+        for member, retired in zip(members_of(sae), parts_of(sae, self.retired)):
+            for parameter in (member.encoder_rows, member.b_enc):
+                reset_state(optimizer, parameter, retired)
+
+    @torch.no_grad()
+    def keep_silent(self, sae: SAE | SAEStack) -> None:
+        """Undo what moments and weight decay still do to the rows of retired latents."""
+        sae.encoder_rows.masked_fill_(self.retired[..., None], 0.0)
+        sae.b_enc.masked_fill_(self.retired, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Contributions so far, and who was retired."""

@@ -68,24 +68,27 @@ class SparsityCoefficient:
 
     def at(self, fraction: float) -> Tensor:
         """Coefficient after this fraction of the run, of the target's shape."""
-        return self.full * self._share(fraction)
+        return self.full * self.share(fraction)
 
-    def _share(self, fraction: float) -> float:
+    def share(self, fraction: float) -> float:
+        """Share of the full coefficient that the schedule allows after this fraction of the run."""
         return SPARSITY_SCHEDULES[self.train.sparsity_schedule](fraction, self.train)
 
-    def observe(self, l0: Tensor, fraction: float = 1.0) -> None:
-        """Take note of a batch's L0 after this fraction of the run, and move to the target."""
+    def observe(self, l0: Tensor, share: float | Tensor = 1.0) -> None:
+        """Take note of a batch's L0, to which this share of it led, and move to the target."""
         if not self.controlled:
             return
         before, l0 = self.l0, l0.to(self.l0)
-        self.l0 = torch.where(before.isnan(), l0, torch.lerp(l0, before, L0_DECAY))
+        smoothed = torch.where(before.isnan(), l0, torch.lerp(l0, before, L0_DECAY))
         # Silence counts as one active latent in a hundred examples: its logarithm is finite.
-        error = (self.l0.clamp_min(0.01) / self.target).log()
+        error = (smoothed.clamp_min(0.01) / self.target).log()
         error = error.clamp(-LARGEST_ERROR, LARGEST_ERROR)
-        change = (self.l0.clamp_min(0.01) / before.clamp_min(0.01)).log().nan_to_num()
+        change = (smoothed.clamp_min(0.01) / before.clamp_min(0.01)).log().nan_to_num()
         step = self.train.controller_rate * error + DAMPING * change
-        moved = self.full * (self._share(fraction) * step).exp()
-        self.full = moved.clamp(self.start * SMALLEST_FACTOR, self.start * LARGEST_FACTOR)
+        moved = self.full * (share * step).exp()
+        # In place: a recorded step finds them where they were.
+        self.l0.copy_(smoothed)
+        self.full.copy_(moved.clamp(self.start * SMALLEST_FACTOR, self.start * LARGEST_FACTOR))
 
     def state_dict(self) -> dict[str, Any]:
         """Coefficient and the running L0."""
@@ -93,4 +96,5 @@ class SparsityCoefficient:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another one stood."""
-        self.full, self.l0 = state["full"].to(self.full), state["l0"].to(self.l0)
+        self.full.copy_(state["full"])
+        self.l0.copy_(state["l0"])

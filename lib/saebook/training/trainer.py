@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from saebook.data.store import Batch
 from saebook.errors import CheckpointError, ConfigError
-from saebook.models import SAE, SAEConfig
+from saebook.models import SAE
+from saebook.training.captured import LARGEST, CapturedSteps, capturing, reads_dials
 from saebook.training.config import TrainConfig
+from saebook.training.dead import Dead, DeadCount, Silence
 from saebook.training.devices import resolve_device
-from saebook.training.distributed import Processes, sharded
+from saebook.training.dials import Dials
+from saebook.training.distributed import Processes
 from saebook.training.engines import CurrentEngine, StepResult
 from saebook.training.memory import keep_freed_memory
-from saebook.training.optimisers import OPTIMIZERS
-from saebook.training.resampling import resample
+from saebook.training.resampling import resample, resampling_is_due
 from saebook.training.retirement import Retirement
-from saebook.training.schedules import LearningRate
+from saebook.training.schedules import FEEDBACK, LearningRate
 from saebook.training.sparsity import SparsityCoefficient
 from saebook.training.stacking import SAEStack, members_of, parts_of, per_model, shape_of
 from saebook.training.temporal import Temporal
-
-ROUNDING = 1e-9  # 0.3 / 0.1 is a little less than 3
-RATE_FACTOR = "rate_factor"
-LARGEST_DEAD_WINDOW = 0.1  # of the run: a longer one would never be reached in time to help
-
+from saebook.training.temporal.state import Paired
+from saebook.training.updating import make_update
 
 Model = TypeVar("Model", SAE, SAEStack)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the host decides about a step before it is taken.
+
+    Attributes
+    ----------
+    n_examples
+        Of the batch, all processes together.
+    at_most
+        Dead latents of each model, as far as is known.
+    selects_topk
+        Whether training still begins with topk.
+    watches, retires, keeps_silent
+        Whether contributions are measured, surplus latents retired, and retired ones kept silent.
+    frozen
+        Members of a stack that learn no more.
+    """
+
+    n_examples: int
+    at_most: tuple[int, ...]
+    selects_topk: bool
+    watches: bool
+    retires: bool
+    keeps_silent: bool
+    frozen: frozenset[int]
 
 
 class Trainer(Generic[Model]):
@@ -63,11 +90,10 @@ class Trainer(Generic[Model]):
         Of the learning rate; tell it logged losses with ``schedule.observe``.
     sparsity : SparsityCoefficient
         Of the sparsity term.
-    silent_examples : Tensor [d_sae]
-        Examples seen since each latent last fired.
-    alive : Tensor
-        0-d boolean, or [n] for a stack: whether every gradient so far was finite. That of a
-        member of a stack is zero once one was not, so that its weights stay finite.
+    silence : Silence
+        Of each latent, and when that makes it dead.
+    update : Update
+        Takes the optimiser's steps.
     rate_factors : list of float
         Of each model.
 
@@ -112,16 +138,28 @@ class Trainer(Generic[Model]):
         self.rate_factors = list(rate_factors or [1.0] * len(self.members))
         self.processes.spread(self.sae)
         shards = config.shard_optimizer and self.processes.size > 1
-        self.optimizer = _make_optimizer(self.members, config, self.rate_factors, shards)
+        self.update = make_update(sae, config, self.rate_factors, shards)
         self.retirement = Retirement(sae, config)
         self.temporal = Temporal(self.members, config, self.processes.size)
-        shape = shape_of(sae)
-        self._dead_after: dict[int, Tensor] = {}
-        self._frozen: set[int] = set()
-        self.alive = torch.ones(shape, dtype=torch.bool, device=self.device)
-        self.silent_examples = torch.zeros(
-            *shape, sae.config.d_sae, dtype=torch.int64, device=self.device
-        )
+        self.silence = Silence(sae, config, n_steps)
+        self._dead_count = DeadCount(len(self.members), sae.config.d_sae, self.device)
+        recorder = capturing(config, self.device) if self.processes.size == 1 else None
+        self._captured = None if recorder is None else CapturedSteps(recorder)
+        on_device = self.device if reads_dials(config, self.device) else None
+        self._dials = Dials(self._numbers, on_device, config.schedule not in FEEDBACK)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of all parameters."""
+        return self.update.optimizer
+
+    @property
+    def alive(self) -> Tensor:
+        """0-d boolean, or [n] for a stack: whether every gradient so far was finite.
+
+        That of a member of a stack is zero once one was not, so that its weights stay finite.
+        """
+        return self.update.alive
 
     @property
     def fraction(self) -> float:
@@ -134,9 +172,12 @@ class Trainer(Generic[Model]):
 
     def coefficients(self) -> dict[str, float | Tensor]:
         """Weight of every term of the objective at the coming step."""
+        return self._coefficients(self.sparsity.share(self.fraction))
+
+    def _coefficients(self, share: float | Tensor) -> dict[str, float | Tensor]:
         objective = self.sae.config.objective
         # Thresholds that select nothing yet are not to be moved by their penalty.
-        sparsity = 0.0 if self.sae.selects_topk else self.sparsity.at(self.fraction)
+        sparsity = 0.0 if self.sae.selects_topk else self.sparsity.full * share
         return (
             dict.fromkeys((objective.reconstruction, *objective.companions), 1.0)
             | dict.fromkeys(objective.sparsity, sparsity)
@@ -144,27 +185,19 @@ class Trainer(Generic[Model]):
             | self.temporal.coefficients(self.fraction)
         )
 
-    def dead_after_examples(self, batch_size: int) -> Tensor:
-        """Silent examples after which a latent counts as dead, 0-d; [n] for a stack.
+    def _numbers(self, step: int) -> list[float]:
+        """What the dials show at a step."""
+        rate = self.schedule.at((step + 0.5) / self.n_steps)
+        return [*self.update.rates(rate), self.sparsity.share(step / self.n_steps)]
 
-        As long as a latent of average density takes to fire ``dead_after_firings`` times,
-        but at least ten batches and at most a tenth of the run.
-        """
-        longest = LARGEST_DEAD_WINDOW * self.n_steps * batch_size
-
-        def examples(config: SAEConfig) -> int:
-            average_density = (config.k or config.target_l0 or 1) / config.d_sae
-            wanted = self.config.dead_after_firings / average_density
-            return int(min(max(wanted, 10 * batch_size), max(longest, batch_size)))
-
-        return per_model(self.sae, examples, torch.int64)
+    @property
+    def silent_examples(self) -> Tensor:
+        """Examples seen since each latent last fired, [d_sae]; [n, d_sae] for a stack."""
+        return self.silence.examples
 
     def dead(self, batch_size: int) -> Tensor:
         """Which latents are dead, booleans [d_sae]; retired ones are not meant to live."""
-        if batch_size not in self._dead_after:
-            self._dead_after[batch_size] = self.dead_after_examples(batch_size)
-        silent = self.silent_examples >= self._dead_after[batch_size][..., None]
-        return silent & ~self.retirement.retired
+        return self.silence.dead(batch_size) & ~self.retirement.retired
 
     def step(self, batch: Tensor | Batch) -> dict[str, Tensor]:
         """Take one full training step.
@@ -201,47 +234,69 @@ class Trainer(Generic[Model]):
                 member.fit_inputs(whole, wanted)
             self.processes.spread(self.sae)
             self._inputs_fitted = True
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate() * group.get(RATE_FACTOR, 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-
         self._follow_selection(x)
-        coefficients = self.coefficients()
-        bf16, n_examples = self.config.precision == "bf16", len(x) * self.processes.size
+        self._dials.turn(self.step_number)
+        pairs = self.temporal.pairs(batch, self.fraction, self.device)
+        moment = self._moment(len(x) * self.processes.size)
+        if self._captured is None or pairs or moment.retires or not self._is_small(x):
+            logged = self._take(moment, x, target, pairs)
+        else:
+            step = partial(self._take, moment)
+            logged = self._captured.take(moment, step, x, target)
+        self.step_number += 1
+        if resampling_is_due(self.config, self.step_number, self.n_steps):
+            logged["resampled"] = self._resample(*self._whole(x, target))
+        return logged
+
+    def _moment(self, n_examples: int) -> Moment:
+        return Moment(
+            n_examples=n_examples,
+            at_most=self._dead_count.at_most(lambda: self.dead(n_examples)),
+            selects_topk=self.sae.selects_topk,
+            watches=self.retirement.watches(self.fraction),
+            retires=self.retirement.is_due((self.step_number + 1) / self.n_steps),
+            keeps_silent=self.retirement.done,
+            frozen=frozenset(self.update.frozen),
+        )
+
+    def _take(
+        self, moment: Moment, x: Tensor, target: Tensor | None, pairs: Sequence[Paired] = ()
+    ) -> dict[str, Tensor]:
+        """Do all of a step that the device does; on the host only a retirement leaves a trace."""
+        self.optimizer.zero_grad(set_to_none=True)
+        coefficients = self._coefficients(self._dials.share)
+        bf16 = self.config.precision == "bf16"
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=bf16),
             self.processes.sharing(self.sae),
         ):
-            watched = self.retirement.watches(self.fraction)
-            pairs = self.temporal.pairs(batch, self.fraction, self.device)
-            dead = self.dead(n_examples)
-            result = self.engine.step(x, target, coefficients, dead, watched, pairs)
+            dead = Dead(self.dead(moment.n_examples), moment.at_most)
+            result = self.engine.step(x, target, coefficients, dead, moment.watches, pairs)
         self.temporal.observe()
         result = self.processes.add_up(self.sae, result)
-
-        unit_norm = self.sae.config.decoder_norm == "unit"
-        if unit_norm:
-            self._project_decoder_gradient()
-        grad_norm = self._clip()
-        for i in self._frozen:
-            self.members[i].zero_grad(set_to_none=True)
-        self.optimizer.step()
-        if unit_norm:
-            self._normalise_decoder()
+        grad_norm = self.update(self._dials.rates)
         if result.contributions is not None:
             self.retirement.observe(result.contributions)
-        self.retirement.retire(self.sae, self.optimizer, (self.step_number + 1) / self.n_steps)
-        logged = self._finish_step(result, n_examples) | {"grad_norm": grad_norm.detach()}
-        if self._resamples_now():
-            logged["resampled"] = self._resample(*self._whole(x, target))
+        if moment.retires:
+            self.retirement.retire(self.sae, self.optimizer)
+        if moment.retires or moment.keeps_silent:
+            self.retirement.keep_silent(self.sae)
+        logged = self._observe(result, moment.n_examples) | {"grad_norm": grad_norm.detach()}
         for name in self.sae.config.objective.sparsity:
-            coefficient = torch.as_tensor(coefficients[name], device=self.device)
-            logged["sparsity_coefficient"] = coefficient.expand(shape_of(self.sae))
+            given = coefficients[name]
+            # Zero until thresholds set in.
+            value = given if isinstance(given, Tensor) else torch.zeros_like(self.sparsity.full)
+            logged["sparsity_coefficient"] = value.expand(shape_of(self.sae))
         return logged
+
+    def _is_small(self, x: Tensor) -> bool:
+        """Whether asking the device for a step takes longer than the step."""
+        product = len(self.members) * len(x) * self.sae.config.d_sae * self.sae.config.d_encoder
+        return self.config.capture == "always" or product <= LARGEST
 
     def freeze(self, member: int) -> None:
         """Leave one member of a stack as it is from here on."""
-        self._frozen.add(member)
+        self.update.frozen.add(member)
 
     @torch.no_grad()
     def _follow_selection(self, x: Tensor) -> None:
@@ -261,62 +316,21 @@ class Trainer(Generic[Model]):
         return whole(x), None if target is None else whole(target)
 
     @torch.no_grad()
-    def _clip(self) -> Tensor:
-        """Norm of each model's gradient, which is cut to the limit."""
-        limit = self.config.clip_norm if self.config.clip_norm is not None else float("inf")
-        gradients = [p.grad for p in self.sae.parameters() if p.grad is not None]
-        n = len(shape_of(self.sae))
-        own_axes = [tuple(range(n, gradient.ndim)) for gradient in gradients]
-        norms = [torch.linalg.vector_norm(g, dim=axes) for g, axes in zip(gradients, own_axes)]
-        norm = torch.stack(norms).norm(dim=0)
-        self.alive &= norm.isfinite()
-        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(_beside(factor, gradient))
-            if n:
-                gradient.masked_fill_(_beside(~self.alive, gradient), 0.0)
-        return norm
-
-    @torch.no_grad()
-    def _project_decoder_gradient(self) -> None:
-        """Drop the part of each row's gradient that would only change its norm."""
-        gradient, rows = self.sae.W_dec.grad, self.sae.W_dec
-        assert gradient is not None
-        gradient.addcmul_(rows, (gradient * rows).sum(dim=-1, keepdim=True), value=-1.0)
-
-    @torch.no_grad()
-    def _normalise_decoder(self) -> None:
-        self.sae.W_dec.div_(self.sae.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-
-    @torch.no_grad()
-    def _finish_step(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
-        self.silent_examples.add_(n_examples).masked_fill_(result.fired, 0)
-        rule, whole = (
-            self.sae.config.selection,
-            cast("SAE", self.sae),
-        )  # elementwise: a stack will do
+    def _observe(self, result: StepResult, n_examples: int) -> dict[str, Tensor]:
+        self.silence.observe(result.fired, n_examples)
+        rule = self.sae.config.selection
+        whole = cast("SAE", self.sae)  # elementwise: a stack will do
         rule.constrain(whole)
         if result.smallest_active is not None and not self.sae.selects_topk:
             rule.observe(whole, result.smallest_active)
-        self.sparsity.observe(result.l0, self.fraction)
+        self.sparsity.observe(result.l0, self._dials.share)
         self.engine.observe(result)
-        self.step_number += 1
         return result.losses | {
             "l0": result.l0,
             "fvu": result.squared_error / self.sae.target_variance,
             "worst_example": result.squared_errors.amax(dim=-1) / self.sae.target_variance,
             "dead": self.dead(n_examples).float().mean(dim=-1),
         }
-
-    def _resamples_now(self) -> bool:
-        every, until = self.config.resample_every, self.config.resample_until
-        if every is None or self.fraction > until + ROUNDING:
-            return False
-
-        def multiples(step: int) -> int:
-            return int(step / self.n_steps / every + ROUNDING)
-
-        return multiples(self.step_number) > multiples(self.step_number - 1)
 
     @torch.no_grad()
     def _resample(self, x: Tensor, target: Tensor | None) -> Tensor:
@@ -340,7 +354,7 @@ class Trainer(Generic[Model]):
             "step_number": self.step_number,
             "densities": self.engine.densities,
             "alive": self.alive,
-            "frozen": sorted(self._frozen),
+            "frozen": sorted(self.update.frozen),
             "n_steps": self.n_steps,
             "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -369,29 +383,12 @@ class Trainer(Generic[Model]):
         self.step_number = state["step_number"]
         self.engine.densities = list(state["densities"])
         self.alive.copy_(state["alive"])
-        self._frozen = set(state["frozen"])
+        if self._captured is not None:
+            # Recordings know the optimiser's tensors of before.
+            self._captured.forget()
+        self.update.frozen = set(state["frozen"])
         # What the step before this one did; the coming one decides whether that ends.
         self.sae.selects_topk = (
             self.sae.config.selection.begins_as_topk
             and (self.step_number - 1) / self.n_steps < self.config.selection_warmup_fraction
         )
-
-
-def _make_optimizer(
-    members: Sequence[SAE], config: TrainConfig, rate_factors: Sequence[float], shards: bool
-) -> torch.optim.Optimizer:
-    """One optimiser of all parameters, in a group for each learning rate."""
-    make = OPTIMIZERS[config.optimizer]
-    if shards:
-        return sharded(list(members[0].parameters()), partial(make, config=config))
-    if set(rate_factors) == {1.0}:
-        return make([p for member in members for p in member.parameters()], config)
-    groups: dict[float, list[nn.Parameter]] = {}
-    for member, factor in zip(members, rate_factors, strict=True):
-        groups.setdefault(factor, []).extend(member.parameters())
-    return make([{"params": ps, RATE_FACTOR: factor} for factor, ps in groups.items()], config)
-
-
-def _beside(values: Tensor, gradient: Tensor) -> Tensor:
-    """What belongs to each model, with the axes that it needs to be multiplied with a gradient."""
-    return values.reshape(*values.shape, *[1] * (gradient.ndim - values.ndim))

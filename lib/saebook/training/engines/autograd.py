@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from saebook.models import SAE, Forward, Selecting, select_among_all
-from saebook.training.auxiliary import AUXILIARY, AUXILIARY_MASKED
+from saebook.training.auxiliary import AUXILIARY
+from saebook.training.dead import Dead
 from saebook.training.engines.result import StepResult
 from saebook.training.retirement import contributions
 from saebook.training.temporal.state import Paired
@@ -31,7 +32,7 @@ class Autograd:
         x: Tensor,
         target: Tensor | None,
         coefficients: dict[str, float | Tensor],
-        dead: Tensor,
+        dead: Dead,
         measure_contributions: bool = False,
         pairs: Paired | None = None,
     ) -> StepResult:
@@ -48,7 +49,7 @@ class Autograd:
         coefficients
             Weight of every term of the objective.
         dead
-            Booleans [d_sae], for the auxiliary terms.
+            Dead latents, for the auxiliary terms.
         measure_contributions
             Also measure how much each latent lowers the error.
         pairs
@@ -57,9 +58,8 @@ class Autograd:
         positive = None if pairs is None else pairs.positive
         forward = sae.pass_through(x, target, self._selecting, positive)
         terms = sae.losses(forward)
-        auxiliary = AUXILIARY if x.device.type == "cpu" else AUXILIARY_MASKED
         for name in sae.config.objective.auxiliary:
-            terms[name] = auxiliary[name](sae, forward, dead)
+            terms[name] = AUXILIARY[name](sae, forward, dead)
         logged: dict[str, Tensor] = {}
         if pairs is not None:
             terms[pairs.name], logged = pairs(forward)

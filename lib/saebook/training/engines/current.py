@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saebook.models import SAE
+from saebook.training.dead import Dead
 from saebook.training.engines.choosing import (
     check_engine,
     choose_engine,
@@ -63,7 +64,7 @@ class CurrentEngine:
         x: Tensor,
         target: Tensor | None,
         coefficients: dict[str, float | Tensor],
-        dead: Tensor,
+        dead: Dead,
         measure_contributions: bool = False,
         pairs: Sequence[Paired] = (),
     ) -> StepResult:

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from saebook.models import SAE
+from saebook.training.dead import Dead
 from saebook.training.engines.autograd import Autograd
 from saebook.training.engines.result import StepResult
 from saebook.training.temporal.state import Paired
@@ -22,7 +23,7 @@ class Engine(Protocol):
         x: Tensor,
         target: Tensor | None,
         coefficients: dict[str, float | Tensor],
-        dead: Tensor,
+        dead: Dead,
         measure_contributions: bool = False,
         pairs: Paired | None = None,
     ) -> StepResult:

@@ -14,7 +14,8 @@ from torch.func import functional_call, vmap
 
 from saebook.models import SAE, Selecting, select_among_all
 from saebook.models.entries import AllEntries, Selected
-from saebook.training.auxiliary import AUXILIARY_MASKED
+from saebook.training.auxiliary import AUXILIARY
+from saebook.training.dead import Dead
 from saebook.training.engines.autograd import summary
 from saebook.training.engines.result import StepResult
 from saebook.training.stacking import SAEStack, with_settings
@@ -50,7 +51,7 @@ class AllAtOnce:
         x: Tensor,
         target: Tensor | None,
         coefficients: Coefficients,
-        dead: Tensor,
+        dead: Dead,
         measure_contributions: bool = False,
     ) -> StepResult:
         """Give every member the gradients of its own loss on the batch.
@@ -64,7 +65,7 @@ class AllAtOnce:
         coefficients
             Weight of every term of the objective: a number, 0-d, or [n] for n members.
         dead
-            Booleans [n, d_sae].
+            Dead latents of each member.
         measure_contributions
             Also measure how much each latent lowers the error.
 
@@ -76,26 +77,25 @@ class AllAtOnce:
         if self._one is None:
             self._one = _OneOfMany(stack, self._selecting_of)
         one = self._one
-        # It costs a dense pass, and without dead latents is zero.
-        one.without_auxk = dead.device.type == "cpu" and not bool(dead.any())
         one.measure_contributions = measure_contributions
         one.sae.selects_topk = stack.selects_topk
         tensors, axes = one.tensors(stack)
-        each = {name: _for_each(c, dead) for name, c in coefficients.items()}
+        each = {name: _for_each(c, dead.mask) for name, c in coefficients.items()}
 
         def run(
             tensors: dict[str, Tensor],
             coefficients: dict[str, Tensor],
-            dead: Tensor,
+            mask: Tensor,
             settings: dict[str, Any],
         ) -> tuple[Tensor, dict[str, Any]]:
-            return functional_call(one, tensors, (x, target, coefficients, dead, settings))
+            own = Dead(mask, dead.at_most)
+            return functional_call(one, tensors, (x, target, coefficients, own, settings))
 
         found_by = stack.selection.found_by
         if found_by not in self._settings:
             self._settings[found_by] = _differing_settings(stack)
         settings = self._settings[found_by]
-        totals, found = vmap(run, in_dims=(axes, 0, 0, 0))(tensors, each, dead, settings)
+        totals, found = vmap(run, in_dims=(axes, 0, 0, 0))(tensors, each, dead.mask, settings)
         parameters = stack.stacked_parameters()
         gradients = torch.autograd.grad(totals.sum(), [*parameters.values()], allow_unused=True)
         stack.set_gradients(dict(zip(parameters, gradients)))
@@ -126,7 +126,7 @@ class EachByItself:
         x: Tensor,
         target: Tensor | None,
         coefficients: Coefficients,
-        dead: Tensor,
+        dead: Dead,
         measure_contributions: bool = False,
         pairs: Sequence[Paired] = (),
     ) -> StepResult:
@@ -136,7 +136,7 @@ class EachByItself:
         """
         from saebook.models.sparse.threads import run_each
 
-        weights = {name: _for_each(c, dead).unbind() for name, c in coefficients.items()}
+        weights = {name: _for_each(c, dead.mask).unbind() for name, c in coefficients.items()}
         bf16 = torch.is_autocast_enabled(x.device.type)
 
         def step(i: int) -> StepResult:
@@ -144,7 +144,7 @@ class EachByItself:
             stack.members[i].zero_grad(set_to_none=True)
             # Autocast is each thread's own.
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-                rest = (dead[i], measure_contributions, *pairs[i : i + 1])
+                rest = (dead.of(i), measure_contributions, *pairs[i : i + 1])
                 return self._engine(i)(stack.members[i], x, target, own, *rest)
 
         results = run_each([partial(step, i) for i in range(len(stack.members))])
@@ -169,7 +169,6 @@ class _OneOfMany(nn.Module):
         super().__init__()
         # The structure alone: every tensor is given at the call.
         self.sae: SAE = copy.deepcopy(stack.members[0]).to("meta")
-        self.without_auxk = False
         self.measure_contributions = False
         self._largest_k = max(_k(member) for member in stack.members)
         self._n_members = len(stack.members)
@@ -191,7 +190,7 @@ class _OneOfMany(nn.Module):
         x: Tensor,
         target: Tensor | None,
         coefficients: dict[str, Tensor],
-        dead: Tensor,
+        dead: Dead,
         settings: dict[str, Any],
     ) -> tuple[Tensor, dict[str, Any]]:
         """The member's objective, and what a trainer wants to know of its pass."""
@@ -203,9 +202,7 @@ class _OneOfMany(nn.Module):
             forward = sae.pass_through(x, target, selecting)
             terms = sae.losses(forward)
             for name in sae.config.objective.auxiliary:
-                skipped = name == "auxk" and self.without_auxk
-                term = AUXILIARY_MASKED[name]
-                terms[name] = x.new_zeros(()) if skipped else term(sae, forward, dead)
+                terms[name] = AUXILIARY[name](sae, forward, dead)
             total = torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
             result = summary(sae, forward, {**terms, "total": total}, self.measure_contributions)
         finally:
