@@ -93,7 +93,7 @@ def digits(bits: int) -> list[tuple[int, int]]:
     return found
 
 
-class _Search:
+class LargestOf:
     """One search in pre-activations [members, n, d_sae]."""
 
     def __init__(self, h: Tensor, bias: Tensor | None, ks: Tensor, wanted: Wanted):
@@ -311,7 +311,7 @@ class Search(Function):
         found: list[Tensor] = []
         for one in wanted:
             ks = h.new_full((len(h),), one.k, dtype=torch.int32) if k is None else k.int()
-            search = _Search(h, bias, ks, one)
+            search = LargestOf(h, bias, ks, one)
             places = search.of_rows() if one.by_row else search.of_batch()
             found += places
             if ordered:
