@@ -9,6 +9,7 @@ import copy
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ from saebook.models.sparse.gpu.selecting import SelectFused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KERNELS_COMPILED = Path(__file__).parents[1] / "compiled_kernels.py"
-D_IN, D_SAE, N = 6, 24, 5
+D_IN, D_SAE, N = 6, 12, 3
 # Gradients of weights entry by entry; and by products of full size.
 ROUTES = {"entries": 0, "products": 2**60}
 
@@ -80,7 +81,7 @@ def largest(h: Tensor, k: int, wanted: Wanted) -> Tensor:
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_the_largest_are_found_and_of_equals_the_first(by_row, data):
-    n, d = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 90))
+    n, d = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 90))
     # Of few entries in wide rows only some groups are looked at.
     d = data.draw(st.sampled_from([d, 300]))
     k, width = data.draw(st.integers(1, 8)), data.draw(st.integers(1, d))
@@ -98,7 +99,7 @@ def test_the_largest_are_found_and_of_equals_the_first(by_row, data):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_members_have_their_own_k_and_bias(by_row, dtype):
     generator = torch.Generator().manual_seed(0)
-    h = torch.randn(3, 4, 200, generator=generator).to(dtype)
+    h = torch.randn(3, 2, 200, generator=generator).to(dtype)
     bias = torch.randn(3, 200, generator=generator)
     wanted, ks = Wanted(3, 150, by_row), [3, 1, 2]
     found = chosen_as_matrix(h.to(DEVICE), wanted, ks, bias.to(DEVICE)).cpu()
@@ -109,15 +110,14 @@ def test_members_have_their_own_k_and_bias(by_row, dtype):
 
 @pytest.mark.parametrize("by_row", [True, False], ids=["rows", "batch"])
 def test_rows_too_long_for_a_program_are_looked_through_in_parts(by_row):
-    h = torch.randn(2, 2, 5000, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    h = torch.randn(2, 4200, generator=torch.Generator().manual_seed(0)).round(decimals=1)
     # Crowded into few groups, of which more have to be looked at than one program holds.
-    h[1, :, 1000:] -= 5.0
-    h[1, :, 100:1000] = 1.5
-    for k in (2, 400):
-        wanted = Wanted(k, 5000, by_row)
-        found = chosen_as_matrix(h.to(DEVICE), wanted).cpu()
-        for i in range(2):
-            assert torch.equal(found[i], largest(h[i], k, wanted))
+    h[1, 1000:] -= 5.0
+    h[1, 100:1000] = 1.5
+    for k, rows in ((2, slice(0, 2)), (400, slice(1, 2))):
+        wanted = Wanted(k, 4200, by_row)
+        found = chosen_as_matrix(h[None, rows].to(DEVICE), wanted)[0].cpu()
+        assert torch.equal(found, largest(h[rows], k, wanted))
 
 
 @pytest.mark.parametrize("by_row", [True, False], ids=["rows", "batch"])
@@ -139,7 +139,7 @@ def test_columns_are_brought_into_order_without_what_has_no_value():
 
 # --- values and gradients -----------------------------------------------------------------
 
-PREFIXES = (8, 16, 24)
+PREFIXES = (4, 8, 12)
 CASES = {
     "topk": {"architecture": "topk", "k": 3},
     "batchtopk": {"k": 3},
@@ -147,8 +147,8 @@ CASES = {
     "nested batch": {"k": 3, "prefixes": PREFIXES, "prefix_weights": (3.0, 2.0, 1.0)},
     "nested, own k": {"architecture": "topk", "prefixes": PREFIXES, "prefix_k": (1, 2, 3)},
     "nested batch, own k": {"prefixes": PREFIXES, "prefix_k": (1, 2, 3)},
-    "fewer positive than k": {"architecture": "topk", "k": 20},
-    "fewer positive in the batch": {"k": 20},
+    "fewer positive than k": {"architecture": "topk", "k": 10},
+    "fewer positive in the batch": {"k": 10},
     "input as it is": {"architecture": "topk", "k": 3, "apply_b_dec_to_input": False},
     "transcoder": {"k": 3, "d_out": 4},
     "last of a window": {"architecture": "topk", "k": 3, "seq_len": 2},
@@ -185,8 +185,11 @@ def agree(some: dict[str, Tensor], others: dict[str, Tensor], error: float) -> N
         assert (others[name] - value).norm() <= error * value.norm(), name
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "route"),
+    [(case, "entries") for case in CASES]
+    + [(case, "products") for case in ("topk", "transcoder", "nested batch, own k")],
+)
 def test_values_and_gradients_are_those_of_the_plain_pass(case, route):
     sae, x, target = make(case)
     plain = sae.pass_through(x, target)
@@ -228,13 +231,12 @@ def test_rows_without_a_positive_entry_have_gradients_all_the_same(case, route):
 
 def test_inputs_that_are_not_finite_show_in_the_losses():
     sae, x, _ = make("batchtopk")
-    x[3, 2] = float("nan")
+    x[1, 2] = float("nan")
     assert sae.losses(sae.pass_through(x, None, SelectFused()))["mse"].isnan()
 
 
-@pytest.mark.parametrize("case", ["nested", "nested batch, own k"])
-def test_contributions_are_those_of_the_plain_pass(case):
-    sae, x, _ = make(case)
+def test_contributions_are_those_of_the_plain_pass():
+    sae, x, _ = make("nested batch, own k")
     plain = contributions(sae, sae.pass_through(x))
     assert torch.allclose(contributions(sae, sae.pass_through(x, None, SelectFused(0))), plain)
 
@@ -270,9 +272,8 @@ def test_sums_of_columns_have_gradients():
 # --- stacks and runs ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ks", [(2, 3, 5), (3, 3, 3)], ids=["of several k", "of one k"])
+@pytest.mark.parametrize(("ks", "route"), [((2, 3, 5), "entries"), ((3, 3, 3), "products")])
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
-@pytest.mark.parametrize("route", ROUTES)
 def test_a_stack_learns_as_by_the_plain_pass(architecture, ks, route):
     configs = [SAEConfig(d_in=D_IN, d_sae=D_SAE, architecture=architecture, k=k) for k in ks]
     x = examples(configs[0]).to(DEVICE, torch.float64)
@@ -282,14 +283,17 @@ def test_a_stack_learns_as_by_the_plain_pass(architecture, ks, route):
     stack = SAEStack(members).train()
     mask = torch.zeros(3, D_SAE, dtype=torch.bool, device=DEVICE)
     mask[:, :4] = True
-    rest = (x, None, {"mse": 1.0, "auxk": 0.1}, Dead(mask, (4, 4, 4)), True)
+    measure = architecture == "topk"
+    rest = (x, None, {"mse": 1.0, "auxk": 0.1}, Dead(mask, (4, 4, 4)), measure)
 
     def run(engine: AllAtOnce) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         result = engine(stack, *rest)
         gradients = {n: p.grad.clone() for n, p in stack.stacked_parameters().items()}
-        assert result.contributions is not None
-        found = {"l0": result.l0, "contributions": result.contributions} | result.losses
-        return gradients, found | {"fired": result.fired.double()}
+        found = {"l0": result.l0, "fired": result.fired.double()} | result.losses
+        if measure:
+            assert result.contributions is not None
+            found["contributions"] = result.contributions
+        return gradients, found
 
     plain = run(AllAtOnce())
     fused = run(AllAtOnce(SelectFused(ROUTES[route]).for_stack))
@@ -297,15 +301,23 @@ def test_a_stack_learns_as_by_the_plain_pass(architecture, ks, route):
         agree(some, others, 1e-12)
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_twenty_steps_are_those_of_the_plain_engine(architecture, precision):
+@pytest.mark.parametrize(
+    ("architecture", "precision", "n_steps"),
+    [("topk", "fp32", 20), ("batchtopk", "fp32", 20), ("batchtopk", "bf16", 5)],
+)
+def test_steps_are_those_of_the_plain_engine(architecture, precision, n_steps):
     def trained(engine: str) -> tuple[SAE, dict[str, Tensor]]:
         sae = SAE(SAEConfig(d_in=D_IN, d_sae=12, architecture=architecture, k=2), seed=0)
-        settings = {"device": DEVICE.type, "engine": engine, "precision": precision}
-        trainer = Trainer(sae, TrainConfig(n_steps=20, dead_after_firings=1.0, **settings))
-        x = examples(sae.config)[:3]
-        for _ in range(20):
+        config = TrainConfig(
+            n_steps=n_steps,
+            device=DEVICE.type,
+            engine=engine,
+            precision=precision,
+            dead_after_firings=1.0,
+        )
+        trainer = Trainer(sae, config)
+        x = examples(sae.config)[:2]
+        for _ in range(n_steps):
             logged = trainer.step(x)
         assert trainer.engine.names == [engine]
         return sae, logged
@@ -384,7 +396,9 @@ def test_nothing_is_read_back_to_the_host(monkeypatch, case, route):
     launched = []
     for module in (searching, sums):
         monkeypatch.setattr(module, "launch", lambda kernel, *_, **__: launched.append(kernel))
-    # Tensors there have no values: reading one is an error.
+    # Tensors there have no values, so that reading one is an error; and autocast knows them not.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     sae, x = copy.deepcopy(sae).to("meta"), x.to("meta")
     forward = sae.pass_through(x, None, SelectFused(ROUTES[route]))
     forward.selected[-1].firings()

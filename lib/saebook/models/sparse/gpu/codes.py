@@ -41,7 +41,7 @@ def read_codes(h, bias, row, member, columns, inside, n_rows, pitch, BIASED: tl.
     else:
         size = bits & 0x7FFFFFFF
         infinite = size > 0x7F800000
-    size = tl.where(inside & ((bits > 0) | infinite), size, tl.zeros_like(size))
+    size = tl.where(inside & ((bits > 0) | infinite), size, 0)
     if h.dtype.element_ty == tl.int16:
         size = size >> 16
     return size
@@ -54,7 +54,7 @@ def groups_at(i, listed, row, member, n_rows, width, n_listed, GROUP: tl.constex
     place = i * GROUPS + tl.arange(0, GROUPS)
     number = place
     if LISTED:
-        n_groups = tl.cdiv(width, GROUP)
+        n_groups = (width + GROUP - 1) // GROUP
         first = (member.to(tl.int64) * n_rows + row) * n_groups
         number = tl.load(listed + first + place, mask=place < n_listed, other=0)
     columns = number[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
@@ -67,17 +67,17 @@ def n_groups_of(n_listed, row, member, n_rows, width, GROUP: tl.constexpr, LISTE
     if LISTED:
         return tl.load(n_listed + member.to(tl.int64) * n_rows + row)
     else:
-        return tl.cdiv(width, GROUP)
+        return (width + GROUP - 1) // GROUP
 
 
 @triton.jit
 def kth_largest(codes, k) -> Any:
     """The k-th largest of some codes, or a number between it and the next; 0 if that is."""
-    high = tl.max(tl.max(codes, axis=1), axis=0)
+    high = tl.max(codes)
     low = high * 0
     while low < high:
         middle = low + (high - low + 1) // 2
-        n = tl.sum(tl.sum((codes >= middle).to(tl.int32), axis=1), axis=0)
+        n = tl.sum((codes >= middle).to(tl.int32))
         high = tl.where(n > k, high, tl.where(n == k, middle, middle - 1))
         low = tl.where(n >= k, middle, low)
     return low
@@ -91,7 +91,7 @@ def digits_settled(state, counts, member, n_wanted, STEP: tl.constexpr, STEPS: t
     ``state`` [members, STEPS + 1, 2] holds those of each earlier step; ``counts`` is
     [members, STEPS, 256]; the last of these steps was of the digit at ``SHIFT``.
     """
-    prefix = tl.zeros([], tl.int64)
+    prefix = tl.full([], 0, tl.int64)
     rank = n_wanted.to(tl.int64)
     if STEP > 0:
         if STEP > 1:
@@ -110,10 +110,10 @@ def digits_settled(state, counts, member, n_wanted, STEP: tl.constexpr, STEPS: t
 def count_beyond(h, bias, listed, row, member, n_rows, pitch, width, number, cut, GROUP: tl.constexpr,
            GROUPS: tl.constexpr, LISTED: tl.constexpr, BIASED: tl.constexpr) -> tuple[Any, Any, Any]:
     """How many of a row's codes exceed a cut, how many equal it, and the largest."""
-    above = tl.zeros([GROUPS, GROUP], tl.int32)
-    equal = tl.zeros([GROUPS, GROUP], tl.int32)
-    largest = tl.zeros([GROUPS, GROUP], cut.dtype)
-    for i in range(0, tl.cdiv(number, GROUPS)):
+    above = tl.full([GROUPS, GROUP], 0, tl.int32)
+    equal = tl.full([GROUPS, GROUP], 0, tl.int32)
+    largest = tl.full([GROUPS, GROUP], 0, cut.dtype)
+    for i in range(0, (number + GROUPS - 1) // GROUPS):
         columns, inside = groups_at(
             i, listed, row, member, n_rows, width, number, GROUP, GROUPS, LISTED
         )
@@ -121,9 +121,9 @@ def count_beyond(h, bias, listed, row, member, n_rows, pitch, width, number, cut
         above += (codes > cut).to(tl.int32)
         equal += (codes == cut).to(tl.int32)
         largest = tl.maximum(largest, codes)
-    n_above = tl.sum(tl.sum(above, axis=1), axis=0)
-    n_equal = tl.sum(tl.sum(equal, axis=1), axis=0)
-    return n_above, n_equal, tl.max(tl.max(largest, axis=1), axis=0)
+    n_above = tl.sum(above)
+    n_equal = tl.sum(equal)
+    return n_above, n_equal, tl.max(largest)
 
 
 @triton.jit
@@ -144,7 +144,7 @@ def write_entries(h, bias, listed, row, member, n_rows, pitch, width, number, cu
     columns_out += first
     n_written = 0
     n_met = 0
-    for i in range(0, tl.cdiv(number, GROUPS)):
+    for i in range(0, (number + GROUPS - 1) // GROUPS):
         columns, inside = groups_at(
             i, listed, row, member, n_rows, width, number, GROUP, GROUPS, LISTED
         )

@@ -27,7 +27,7 @@ def group_maxima(h, bias, out, n_rows, pitch, width, GROUP: tl.constexpr, GROUPS
                  BIASED: tl.constexpr):
     """The largest code of each group, [members, n_rows, n_groups]: the one pass over all of h."""
     row, i, member = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    n_groups = tl.cdiv(width, GROUP)
+    n_groups = (width + GROUP - 1) // GROUP
     columns, inside = groups_at(i, out, row, member, n_rows, width, n_groups, GROUP, GROUPS, False)
     codes = read_codes(h, bias, row, member, columns, inside, n_rows, pitch, BIASED)
     place = i * GROUPS + tl.arange(0, GROUPS)
@@ -52,8 +52,8 @@ def count_digits(h, bias, listed, n_listed, ks, state, counts, n_rows, n_example
         tl.store(here, prefix)
         tl.store(here + 1, rank)
     number = n_groups_of(n_listed, row, member, n_rows, width, GROUP, LISTED)
-    n = tl.zeros([256], tl.int32)
-    for i in range(0, tl.cdiv(number, GROUPS)):
+    n = tl.full([256], 0, tl.int32)
+    for i in range(0, (number + GROUPS - 1) // GROUPS):
         columns, inside = groups_at(
             i, listed, row, member, n_rows, width, number, GROUP, GROUPS, LISTED
         )
@@ -113,9 +113,9 @@ def select_rows(h, bias, listed, n_listed, ks, values, columns, n_rows, pitch, w
         )
         codes = read_codes(h, bias, row, member, columns_here, inside, n_rows, pitch, BIASED)
         cut = kth_largest(codes, k)
-        n_above = tl.sum(tl.sum((codes > cut).to(tl.int32), axis=1), axis=0)
+        n_above = tl.sum((codes > cut).to(tl.int32))
     else:
-        none = tl.zeros([], tl.int64 if values.dtype.element_ty == tl.float64 else tl.int32)
+        none = tl.full([], 0, tl.int64 if values.dtype.element_ty == tl.float64 else tl.int32)
         _, _, high = count_beyond(
             h, bias, listed, row, member, n_rows, pitch, width, number, none,
             GROUP, GROUPS, LISTED, BIASED,
@@ -140,8 +140,8 @@ def select_rows(h, bias, listed, n_listed, ks, values, columns, n_rows, pitch, w
     )
     slot = tl.arange(0, SLOTS)
     empty = (slot >= n_written) & (slot < n_slots)
-    tl.store(values + first + slot, tl.zeros([SLOTS], values.dtype.element_ty), mask=empty)
-    tl.store(columns + first + slot, tl.zeros([SLOTS], tl.int32), mask=empty)
+    tl.store(values + first + slot, tl.full([SLOTS], 0, values.dtype.element_ty), mask=empty)
+    tl.store(columns + first + slot, tl.full([SLOTS], 0, tl.int32), mask=empty)
 
 
 @triton.jit
@@ -212,4 +212,4 @@ def write_chosen(h, bias, listed, n_listed, ks, state, counts, kept, starts, val
     )
     for i in range(0, n_written, GROUPS * GROUP):
         slot = i + tl.arange(0, GROUPS * GROUP)
-        tl.store(rows + first + slot, tl.zeros_like(slot) + row, mask=slot < n_written)
+        tl.store(rows + first + slot, slot * 0 + row, mask=slot < n_written)

@@ -29,8 +29,9 @@ def sum_rows(values, indices, order, starts, table, out, sums, n_out, n_entries,
     table += member * table_stride
     column = part * WIDTH + tl.arange(0, WIDTH)
     exact = out.dtype.element_ty
-    total = tl.zeros([ENTRIES, WIDTH], exact)
-    alone = tl.zeros([ENTRIES], exact)
+    total = tl.full([ENTRIES, WIDTH], 0, exact)
+    if SUMMED:
+        alone = tl.full([ENTRIES], 0, exact)
     for first in range(begin, end, ENTRIES):
         entry = first + tl.arange(0, ENTRIES)
         inside = entry < end
@@ -74,7 +75,7 @@ def multiply_rows(values, indices, starts, left, table, out, n_rows, n_entries, 
         if VALUED:
             live = inside & (tl.load(values + entry, mask=inside, other=0.0) != 0)
         index = tl.load(indices + entry, mask=live, other=0).to(tl.int64)
-        total = tl.zeros([ENTRIES, WIDTH], exact)
+        total = tl.full([ENTRIES, WIDTH], 0, exact)
         for begin_column in range(0, d, WIDTH):
             column = begin_column + tl.arange(0, WIDTH)
             known = tl.load(left + column, mask=column < d, other=0.0)
@@ -93,7 +94,7 @@ def sum_values(values, order, starts, out, n_out, n_entries, ENTRIES: tl.constex
     i, member = tl.program_id(0), tl.program_id(1).to(tl.int64)
     begin = tl.load(starts + member * (n_out + 1) + i)
     end = tl.load(starts + member * (n_out + 1) + i + 1)
-    total = tl.zeros([ENTRIES], out.dtype.element_ty)
+    total = tl.full([ENTRIES], 0, out.dtype.element_ty)
     for first in range(begin, end, ENTRIES):
         place = first + tl.arange(0, ENTRIES)
         entry = tl.load(order + member * n_entries + place, mask=place < end, other=0)
