@@ -18,7 +18,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from saebook.models.sparse.gpu import searching, sums
+from saebook.models.sparse.gpu import largest, sums
+from saebook.models.sparse.gpu.searching import Search
 
 H100 = GPUTarget("cuda", 90, 32)
 INSPECT = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -68,7 +69,7 @@ def compile_for_gpu(
 
 def main() -> None:
     """A small stack in single precision, and a large SAE in bf16."""
-    searching.launch = sums.launch = compile_for_gpu
+    largest.launch = sums.launch = compile_for_gpu
     made = torch.device("meta")
     for members, n, d, d_sae, k, dtype in (
         (64, 1024, 128, 1024, 16, torch.float32),
@@ -78,14 +79,14 @@ def main() -> None:
         rows = torch.empty(members, d_sae, d, dtype=dtype, device=made)
         bias = torch.empty(members, d_sae, device=made)
         for by_row in (True, False):
-            wanted = (searching.Wanted(k, d_sae, by_row),)
-            found = searching.Search.apply(x, rows, bias, None, wanted, True)
+            wanted = (largest.Wanted(k, d_sae, by_row),)
+            found = Search.apply(x, rows, bias, None, wanted, True)
             assert isinstance(found, tuple)
             values, columns, row_of, starts, order, column_starts = found
         sums.sums_of_rows(values, columns, starts, rows)
         sums.sums_of_columns(values, row_of, order, column_starts, x)
         sums.products_with_rows(values, columns, starts, x, rows)
-        sums.ColumnSums.apply(values, columns, row_of, order, column_starts, n, d_sae)
+        sums.values_of_columns(values, order, column_starts)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,10 @@ from saebook.training.stacking import SAEStack
 
 pytest.importorskip("triton", reason="no kernels to prove: triton is not installed")
 
-from saebook.models.sparse.gpu import searching, sums
-from saebook.models.sparse.gpu.searching import LargestOf, Wanted, by_column
+from saebook.models.sparse.gpu import largest as largest_of
+from saebook.models.sparse.gpu import sums
+from saebook.models.sparse.gpu.largest import LargestOf, Wanted
+from saebook.models.sparse.gpu.searching import by_column
 from saebook.models.sparse.gpu.selecting import SelectFused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -394,7 +396,7 @@ def test_what_needs_the_host_is_refused():
 def test_nothing_is_read_back_to_the_host(monkeypatch, case, route):
     sae, x, _ = make(case)
     launched = []
-    for module in (searching, sums):
+    for module in (largest_of, sums):
         monkeypatch.setattr(module, "launch", lambda kernel, *_, **__: launched.append(kernel))
     # Tensors there have no values, so that reading one is an error; and autocast knows them not.
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)

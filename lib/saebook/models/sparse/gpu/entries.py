@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saebook.models.entries import Entries
-from saebook.models.sparse.gpu.sums import ColumnSums, DecodeAt, Products
+from saebook.models.sparse.gpu.functions import ColumnSums, DecodeAt, Products
 
 if TYPE_CHECKING:
     import numpy as np

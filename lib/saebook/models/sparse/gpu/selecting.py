@@ -12,8 +12,9 @@ from saebook.models.entries import Selected
 from saebook.models.sae import SAE
 from saebook.models.selecting import Selecting
 from saebook.models.sparse.gpu.entries import FixedEntries
-from saebook.models.sparse.gpu.searching import Search, Wanted
-from saebook.models.sparse.gpu.sums import EncodeAt
+from saebook.models.sparse.gpu.functions import EncodeAt
+from saebook.models.sparse.gpu.largest import Wanted
+from saebook.models.sparse.gpu.searching import Search
 
 # Multiplications up to which a product of full size costs less than bringing the entries into the
 # order of columns, which is a handful of launches.
