@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -286,11 +287,13 @@ def test_a_stack_learns_as_by_the_plain_pass(architecture, ks, route):
     mask = torch.zeros(3, D_SAE, dtype=torch.bool, device=DEVICE)
     mask[:, :4] = True
     measure = architecture == "topk"
-    rest = (x, None, {"mse": 1.0, "auxk": 0.1}, Dead(mask, (4, 4, 4)), measure)
+    coefficients: dict[str, float | Tensor] = {"mse": 1.0, "auxk": 0.1}
+    dead = Dead(mask, (4, 4, 4))
 
     def run(engine: AllAtOnce) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        result = engine(stack, *rest)
-        gradients = {n: p.grad.clone() for n, p in stack.stacked_parameters().items()}
+        result = engine(stack, x, None, coefficients, dead, measure)
+        parameters = stack.stacked_parameters().items()
+        gradients = {n: p.grad.clone() for n, p in parameters if p.grad is not None}
         found = {"l0": result.l0, "fired": result.fired.double()} | result.losses
         if measure:
             assert result.contributions is not None
@@ -346,7 +349,8 @@ def test_it_is_chosen_on_a_gpu_where_few_latents_known_in_number_are_active(monk
             return 512
 
     def chosen(**model) -> str:
-        return choose_engine(SAE(SAEConfig(d_in=64, d_sae=1024, **model)), OnGpu(), 1.0)
+        x: Any = OnGpu()
+        return choose_engine(SAE(SAEConfig(d_in=64, d_sae=1024, **model)), x, 1.0)
 
     topk = {"architecture": "topk", "k": 8}
     assert chosen(**topk) == "fused"
@@ -378,9 +382,9 @@ def test_it_is_refused_where_it_cannot_run(
     Trainer(sae, TrainConfig(n_steps=5, device="cpu"))  # auto finds another way
 
 
-def test_what_needs_the_host_is_refused():
+def test_what_needs_the_host_is_refused(monkeypatch):
     sae, x, _ = make("batchtopk")
-    sae.shares = object()
+    monkeypatch.setattr(sae, "shares", object())
     with pytest.raises(ConfigError, match="several processes"):
         sae.pass_through(x, None, SelectFused())
     relu = SAE(SAEConfig(d_in=D_IN, d_sae=D_SAE, architecture="relu"))

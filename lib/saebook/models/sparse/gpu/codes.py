@@ -9,17 +9,17 @@ groups of ``GROUP`` neighbours; a program looks at ``GROUPS`` of them at once. W
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
+# Kernels are called from kernels alone, which type checkers are told is never.
+# pyright: reportGeneralTypeIssues=false
 # One parameter a line would take a page for each.
 # fmt: off
 
 
 @triton.jit
-def read_codes(h, bias, row, member, columns, inside, n_rows, pitch, BIASED: tl.constexpr) -> Any:
+def read_codes(h, bias, row, member, columns, inside, n_rows, pitch, BIASED: tl.constexpr):
     """Codes of some columns of a row: 32 bits, or 64 for double precision."""
     bits = tl.load(
         h + (member.to(tl.int64) * n_rows + row) * pitch + columns, mask=inside, other=0
@@ -49,7 +49,7 @@ def read_codes(h, bias, row, member, columns, inside, n_rows, pitch, BIASED: tl.
 
 @triton.jit
 def groups_at(i, listed, row, member, n_rows, width, n_listed, GROUP: tl.constexpr,
-            GROUPS: tl.constexpr, LISTED: tl.constexpr) -> tuple[Any, Any]:
+              GROUPS: tl.constexpr, LISTED: tl.constexpr):
     """Columns [GROUPS, GROUP] of the i-th part of a row, and which of them exist."""
     place = i * GROUPS + tl.arange(0, GROUPS)
     number = place
@@ -62,7 +62,7 @@ def groups_at(i, listed, row, member, n_rows, width, n_listed, GROUP: tl.constex
 
 
 @triton.jit
-def n_groups_of(n_listed, row, member, n_rows, width, GROUP: tl.constexpr, LISTED: tl.constexpr) -> Any:
+def n_groups_of(n_listed, row, member, n_rows, width, GROUP: tl.constexpr, LISTED: tl.constexpr):
     """Groups of a row that are looked at."""
     if LISTED:
         return tl.load(n_listed + member.to(tl.int64) * n_rows + row)
@@ -71,7 +71,7 @@ def n_groups_of(n_listed, row, member, n_rows, width, GROUP: tl.constexpr, LISTE
 
 
 @triton.jit
-def kth_largest(codes, k) -> Any:
+def kth_largest(codes, k):
     """The k-th largest of some codes, or a number between it and the next; 0 if that is."""
     high = tl.max(codes)
     low = high * 0
@@ -85,7 +85,7 @@ def kth_largest(codes, k) -> Any:
 
 @triton.jit
 def digits_settled(state, counts, member, n_wanted, STEP: tl.constexpr, STEPS: tl.constexpr,
-                    SHIFT: tl.constexpr) -> tuple[Any, Any]:
+                   SHIFT: tl.constexpr):
     """Digits of the code looked for that ``STEP`` counts have settled, and its rank below them.
 
     ``state`` [members, STEPS + 1, 2] holds those of each earlier step; ``counts`` is
@@ -107,8 +107,8 @@ def digits_settled(state, counts, member, n_wanted, STEP: tl.constexpr, STEPS: t
 
 
 @triton.jit
-def count_beyond(h, bias, listed, row, member, n_rows, pitch, width, number, cut, GROUP: tl.constexpr,
-           GROUPS: tl.constexpr, LISTED: tl.constexpr, BIASED: tl.constexpr) -> tuple[Any, Any, Any]:
+def count_beyond(h, bias, listed, row, member, n_rows, pitch, width, number, cut,
+                 GROUP: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr, BIASED: tl.constexpr):
     """How many of a row's codes exceed a cut, how many equal it, and the largest."""
     above = tl.full([GROUPS, GROUP], 0, tl.int32)
     equal = tl.full([GROUPS, GROUP], 0, tl.int32)
@@ -127,7 +127,7 @@ def count_beyond(h, bias, listed, row, member, n_rows, pitch, width, number, cut
 
 
 @triton.jit
-def float_of(codes) -> Any:
+def float_of(codes):
     """Floats from codes of single or double precision."""
     if codes.dtype == tl.int64:
         return codes.to(tl.float64, bitcast=True)
@@ -137,8 +137,8 @@ def float_of(codes) -> Any:
 
 @triton.jit
 def write_entries(h, bias, listed, row, member, n_rows, pitch, width, number, cut, n_equal, values,
-           columns_out, first, HALF: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
-           LISTED: tl.constexpr, BIASED: tl.constexpr) -> Any:
+                  columns_out, first, HALF: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
+                  LISTED: tl.constexpr, BIASED: tl.constexpr):
     """Write a row's entries above a cut, and the first few that equal it, in their order."""
     values += first
     columns_out += first

@@ -19,6 +19,7 @@ from saebook.models.sparse.gpu.codes import (
     write_entries,
 )
 
+# pyright: reportGeneralTypeIssues=false
 # fmt: off
 
 
