@@ -100,8 +100,8 @@ class TrainConfig:
         ``"fp32"``, or ``"bf16"``: passes in bfloat16 by autocast, weights kept in fp32.
     engine
         ``"auto"`` takes the fastest for each step. ``"dense"`` is the plain one, ``"lean"`` leaves
-        out products that nobody needs, ``"sparse"`` (on a CPU) latents that are zero; their
-        numbers agree but for rounding.
+        out products that nobody needs, ``"sparse"`` (on a CPU) latents that are zero, and so does
+        ``"fused"`` (on a CUDA GPU, for topk and batchtopk); their numbers agree but for rounding.
     capture
         ``"auto"`` records the steps of small models on a GPU (as a CUDA graph) and plays them
         back, since asking for their many small operations takes longer than doing them. Steps

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
 from saebook.errors import ConfigError
 from saebook.models import SAE
 
+# Rules that choose a number of latents known beforehand, among rows or among a batch.
+COUNTING = ("row", "batch")
 # Share of latents below which those that are zero are better left out.
 SPARSE_DENSITY = 0.1
 # Multiplications of its encoder from which a step is worth any such care.
@@ -33,8 +38,9 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
     Returns
     -------
     str
-        ``"sparse"`` where few latents are active, ``"lean"`` where many are, and ``"dense"`` for
-        what these don't take, or small steps.
+        On a CPU ``"sparse"`` where few latents are active and ``"lean"`` where many are; on a
+        CUDA GPU ``"fused"`` where few are and their number is known beforehand; and ``"dense"``
+        for what these don't take, or small steps.
 
     Examples
     --------
@@ -47,9 +53,11 @@ def choose_engine(sae: SAE, x: Tensor, density: float) -> str:
     product = len(x) * sae.config.d_sae * sae.config.d_encoder
     if product < WORTHWHILE_PRODUCT or not _is_plain(sae, x):
         return "dense"
-    if sae.selection.found_by not in (None, "floor"):
+    if sae.selection.found_by in COUNTING:
         density = max(sae.k_of_level(level) for level in range(len(sae.config.levels)))
         density /= sae.config.d_sae
+    if x.device.type != "cpu":
+        return "fused" if density <= SPARSE_DENSITY and _is_fusible(sae, x) else "dense"
     if sae.selection.found_by is not None and density <= SPARSE_DENSITY:
         return "sparse"
     return "dense" if torch.is_autocast_enabled(x.device.type) else "lean"
@@ -74,13 +82,45 @@ def shares_no_operation(sae: SAE, x: Tensor, engine: str) -> bool:
 
 
 def _is_plain(sae: SAE, x: Tensor) -> bool:
-    """Whether it encodes as SAEs do, on a CPU, rows or windows, and no term asks for everything."""
+    """Whether it encodes as SAEs do, rows or windows, and no term asks for everything."""
     return (
-        x.device.type == "cpu"
-        and x.ndim == (2 if sae.config.seq_len == 1 else 3)
+        x.ndim == (2 if sae.config.seq_len == 1 else 3)
         and type(sae).encode_scaled is SAE.encode_scaled
         and not set(NEEDS_ALL) & set(sae.config.objective.auxiliary)
     )
+
+
+def _is_fusible(sae: SAE, x: Tensor) -> bool:
+    """Whether kernels for a GPU can take its steps."""
+    found_by = sae.selection.found_by
+    if x.device.type != "cuda" or found_by not in COUNTING:
+        return False
+    # A cut that several processes share is found on the host.
+    return (found_by == "row" or sae.shares is None) and fused_runs_on(x.device)
+
+
+def fused_runs_on(device: torch.device) -> bool:
+    """Whether the kernels of the fused engine run here.
+
+    Parameters
+    ----------
+    device
+        A CUDA device; or a CPU where ``TRITON_INTERPRET=1`` is set, which serves tests alone.
+
+    Returns
+    -------
+    bool
+        False wherever Triton, which torch's builds for CUDA bring with them, isn't installed.
+
+    Examples
+    --------
+    >>> fused_runs_on(torch.device("meta"))
+    False
+    """
+    if find_spec("triton") is None:
+        return False
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return device.type == "cuda" or (device.type == "cpu" and interpreted)
 
 
 def check_engine(sae: SAE, engine: str, precision: str, device: torch.device) -> None:
@@ -98,7 +138,13 @@ def check_engine(sae: SAE, engine: str, precision: str, device: torch.device) ->
         reasons.append(f"it runs on a CPU, and the device is {device.type}")
     if engine == "sparse" and config.selection.found_by is None:
         reasons.append(f"latents of {config.architecture} are never zero")
-    if engine in ("sparse", "lean") and needing:
+    if engine == "fused" and config.selection.found_by not in COUNTING:
+        reasons.append(f"how many latents of {config.architecture} are active is not known before")
+    if engine == "fused" and not fused_runs_on(device):
+        installed = find_spec("triton") is not None
+        found = f"the device is {device.type}" if installed else "triton is not installed"
+        reasons.append(f"it runs on a CUDA GPU by Triton, and {found}")
+    if engine in ("fused", "sparse", "lean") and needing:
         reasons.append(f"auxiliary={needing[0]!r} asks for every pre-activation")
     if engine == "lean" and precision != "fp32":
         reasons.append(f"it computes in fp32 alone, and precision is {precision!r}")

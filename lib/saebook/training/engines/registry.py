@@ -44,4 +44,15 @@ def _lean() -> Engine:
     return Autograd(select_among_many)
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"dense": Autograd, "lean": _lean, "sparse": _sparse}
+def _fused() -> Engine:
+    from saebook.models.sparse.gpu.selecting import SelectFused
+
+    return Autograd(SelectFused())
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "dense": Autograd,
+    "fused": _fused,
+    "lean": _lean,
+    "sparse": _sparse,
+}

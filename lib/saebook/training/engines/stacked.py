@@ -28,9 +28,19 @@ class AllAtOnce:
     """The plain pass, vectorised over the members: one batched product where each had its own.
 
     Its numbers are those of each member alone, but for rounding.
+
+    Parameters
+    ----------
+    selecting_of
+        How the pass encodes and selects, for so many members, with each one's k (0-d within
+        `vmap`) where they differ in it, of which no k is larger than the last:
+        :meth:`saebook.models.sparse.gpu.selecting.SelectFused.for_stack`. Default: the plain way.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, selecting_of: Callable[[int, Tensor | None, int], Selecting] | None = None
+    ) -> None:
+        self._selecting_of = selecting_of
         self._one: _OneOfMany | None = None
         # Made once for each rule of selection: a number of the host's would be copied every step.
         self._settings: dict[str | None, dict[str, Any]] = {}
@@ -65,7 +75,7 @@ class AllAtOnce:
             Every tensor with the members as its first axis.
         """
         if self._one is None:
-            self._one = _OneOfMany(stack)
+            self._one = _OneOfMany(stack, self._selecting_of)
         one = self._one
         one.measure_contributions = measure_contributions
         one.sae.selects_topk = stack.selects_topk
@@ -151,12 +161,18 @@ class EachByItself:
 class _OneOfMany(nn.Module):
     """One member's step as a function of its tensors, for `functional_call`."""
 
-    def __init__(self, stack: SAEStack):
+    def __init__(
+        self,
+        stack: SAEStack,
+        selecting_of: Callable[[int, Tensor | None, int], Selecting] | None,
+    ):
         super().__init__()
         # The structure alone: every tensor is given at the call.
         self.sae: SAE = copy.deepcopy(stack.members[0]).to("meta")
         self.measure_contributions = False
         self._largest_k = max(_k(member) for member in stack.members)
+        self._n_members = len(stack.members)
+        self._selecting_of = selecting_of
 
     def tensors(self, stack: SAEStack) -> tuple[dict[str, Tensor], dict[str, int | None]]:
         """Parameters and buffers by name, and their axis of members; None where all share one."""
@@ -180,7 +196,7 @@ class _OneOfMany(nn.Module):
         """The member's objective, and what a trainer wants to know of its pass."""
         sae, plain = self.sae, self.sae.config
         ranked = settings.get("k")
-        selecting = select_among_all if ranked is None else self._select_ranked(ranked)
+        selecting = self._selecting(ranked)
         sae.config = with_settings(plain, {n: v for n, v in settings.items() if n != "k"})
         try:
             forward = sae.pass_through(x, target, selecting)
@@ -193,6 +209,11 @@ class _OneOfMany(nn.Module):
             sae.config = plain
         found = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
         return total, {n: v for n, v in found.items() if isinstance(v, Tensor | dict)}
+
+    def _selecting(self, k: Tensor | None) -> Selecting:
+        if self._selecting_of is not None:
+            return self._selecting_of(self._n_members, k, self._largest_k)
+        return select_among_all if k is None else self._select_ranked(k)
 
     def _select_ranked(self, k: Tensor) -> Selecting:
         """Selection where k is a tensor: by rank among the largest k that any member has."""
