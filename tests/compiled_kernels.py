@@ -18,8 +18,11 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from saebook.models.sparse.gpu import largest, sums
+from saebook.models import SAE, SAEConfig
+from saebook.models.sparse.gpu import largest, launching, sums
 from saebook.models.sparse.gpu.searching import Search
+from saebook.training import TrainConfig
+from saebook.training.updating import FusedUpdate
 
 H100 = GPUTarget("cuda", 90, 32)
 INSPECT = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -67,14 +70,28 @@ def compile_for_gpu(
     print(kernel.fn.__name__, stack[1], made.metadata.shared)
 
 
+def update(d: int, d_sae: int) -> None:
+    """Take a model's matrices from their gradients to new weights."""
+    sae = SAE(SAEConfig(d_in=d, d_sae=1, k=1)).to("meta")
+    for matrix in (sae.encoder_rows, sae.W_dec):
+        matrix.data = torch.empty(d_sae, d, device="meta")
+    for parameter in sae.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    taken = FusedUpdate(sae, TrainConfig(), [1.0])
+    # What is left to it is no kernel of ours.
+    taken.optimizer.step = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    taken([0.01])
+
+
 def main() -> None:
     """A small stack in single precision, and a large SAE in bf16."""
-    largest.launch = sums.launch = compile_for_gpu
+    launching.launch = largest.launch = sums.launch = compile_for_gpu
     made = torch.device("meta")
     for members, n, d, d_sae, k, dtype in (
         (64, 1024, 128, 1024, 16, torch.float32),
         (1, 8192, 4096, 65536, 64, torch.bfloat16),
     ):
+        update(d, d_sae)
         x = torch.empty(members, n, d, dtype=dtype, device=made)
         rows = torch.empty(members, d_sae, d, dtype=dtype, device=made)
         bias = torch.empty(members, d_sae, device=made)

@@ -339,6 +339,25 @@ def test_steps_are_those_of_the_plain_engine(architecture, precision, n_steps):
 # --- the choice ---------------------------------------------------------------------------
 
 
+def test_a_trainer_takes_a_stack_by_it():
+    def trained(engine: str) -> Trainer:
+        configs = [SAEConfig(d_in=D_IN, d_sae=D_SAE, k=k) for k in (2, 3)]
+        members = [SAE(config, seed=config.k or 0) for config in configs]
+        x = examples(configs[0]).to(DEVICE)
+        for sae in members:
+            sae.to(DEVICE).fit_inputs(x)
+        train = TrainConfig(device=DEVICE.type, engine=engine, n_steps=4)
+        trainer = Trainer(SAEStack(members), train)
+        for _ in range(4):
+            trainer.step(x)
+        return trainer
+
+    plain, fused = trained("dense"), trained("fused")
+    assert fused.engine.names == ["fused", "fused"]
+    for one, other in zip(plain.sae.parameters(), fused.sae.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
 def test_it_is_chosen_on_a_gpu_where_few_latents_known_in_number_are_active(monkeypatch):
     class OnGpu:
         """Stands for a batch there."""
@@ -419,7 +438,7 @@ def test_every_kernel_compiles_for_a_gpu_without_spilling():
     )
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert len({name for name, *_ in lines}) == 10
+    assert len({name for name, *_ in lines}) == 12
     for name, stack, shared in lines:
         assert int(stack) == 0, f"{name} spills registers"
         assert int(shared) <= 227 * 1024, name

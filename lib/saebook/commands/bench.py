@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the workloads and stop")
     parser.add_argument("--rounds", type=int, default=7, help="step and floor in turn, this often")
     parser.add_argument("--threads", type=int, help="threads (default: torch's)")
-    parser.add_argument("--engine", default="auto", help="auto (default), dense, fused, lean or sparse")
+    parser.add_argument(
+        "--engine", default="auto", help="auto (default), dense, fused, lean or sparse"
+    )
     parser.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     parser.add_argument("--out", type=Path, help="JSON file for results, machine and versions")

@@ -17,7 +17,7 @@ from saebook.training.engines.choosing import (
 )
 from saebook.training.engines.registry import ENGINES, Engine
 from saebook.training.engines.result import StepResult
-from saebook.training.engines.stacked import AllAtOnce, EachByItself
+from saebook.training.engines.stacked import AT_ONCE, AllAtOnce, EachByItself
 from saebook.training.stacking import SAEStack, members_of
 from saebook.training.temporal.state import Paired
 
@@ -56,7 +56,7 @@ class CurrentEngine:
         self.densities = [1.0] * len(self._members)
         self.names: list[str] = []
         self._made: dict[str, Engine] = {}
-        self._all_at_once = AllAtOnce()
+        self._at_once: dict[str, AllAtOnce] = {}
         self._each_by_itself = EachByItself(lambda name: ENGINES[name]())
 
     def step(
@@ -72,16 +72,19 @@ class CurrentEngine:
 
         ``pairs`` are those of each model, if any.
         """
-        self.names = [self._name(m, x, d) for m, d in zip(self._members, self.densities)]
+        self.names = self._names(x)
         rest = (x, target, coefficients, dead, measure_contributions)
         if not isinstance(self._sae, SAEStack):
             (name,) = self.names
             if name not in self._made:
                 self._made[name] = ENGINES[name]()
             return self._made[name](self._sae, *rest, *pairs)
+        name, *others = self.names
         # A queue is one model's own.
-        if set(self.names) == {"dense"} and not pairs:
-            return self._all_at_once(self._sae, *rest)
+        if name in AT_ONCE and set(others) <= {name} and not pairs:
+            if name not in self._at_once:
+                self._at_once[name] = AT_ONCE[name]()
+            return self._at_once[name](self._sae, *rest)
         self._each_by_itself.names = self.names
         return self._each_by_itself(self._sae, *rest, pairs)
 
@@ -106,6 +109,13 @@ class CurrentEngine:
             looked_at = looked_at * len(active)
         # What a sparse step looked at; after a dense one, what it would have found.
         self.densities = [d if d < 1.0 else a for d, a in zip(looked_at, active)]
+
+    def _names(self, x: Tensor) -> list[str]:
+        names = [self._name(m, x, d) for m, d in zip(self._members, self.densities)]
+        # Where members go one after the other only on a CPU, they all take the same.
+        if x.device.type != "cpu" and len(set(names)) > 1:
+            return ["dense"] * len(names)
+        return names
 
     def _name(self, sae: SAE, x: Tensor, density: float) -> str:
         return choose_engine(sae, x, density) if self._wanted == "auto" else self._wanted

@@ -275,3 +275,13 @@ def _stacked(results: Sequence[StepResult]) -> StepResult:
 
     names = [field.name for field in dataclasses.fields(StepResult)]
     return StepResult(**{n: together([getattr(r, n) for r in results]) for n in names})
+
+
+def _fused_at_once() -> AllAtOnce:
+    from saebook.models.sparse.gpu.selecting import SelectFused
+
+    return AllAtOnce(SelectFused().for_stack)
+
+
+# Engines that take all members of a stack at once, by name.
+AT_ONCE: dict[str, Callable[[], AllAtOnce]] = {"dense": AllAtOnce, "fused": _fused_at_once}

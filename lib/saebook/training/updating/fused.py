@@ -45,7 +45,7 @@ class FusedUpdate(Update):
             squares = torch.empty(len(p), device=device)
             along = torch.empty(len(p) if unit else 1, device=device)
             constants = {"UNIT": unit, "BLOCK": triton.next_power_of_2(p.shape[1])}
-            self._each_row(kernels.square_rows, p, (p.grad, p, along, squares), constants)
+            _each_row(kernels.square_rows, p, (p.grad, p, along, squares), constants)
             parts.append((p, along, squares, constants))
         sums = [squares.sum() for _, _, squares, _ in parts]
         sums += [p.grad.square().sum() for p in others if p.grad is not None]
@@ -85,14 +85,9 @@ class FusedUpdate(Update):
         }
         moments = (state["exp_avg"], state["exp_avg_sq"])
         tensors = (p.grad, p, *moments, along, factor, rate, state["step"])
-        self._each_row(kernels.adam_rows, p, tensors, of_adam | constants)
+        _each_row(kernels.adam_rows, p, tensors, of_adam | constants)
         # Its step is taken.
         p.grad = None
-
-    @staticmethod
-    def _each_row(kernel: Any, p: Tensor, tensors: tuple, constants: dict) -> None:
-        warps = min(max(constants["BLOCK"] // 512, 1), 16)
-        kernel[(len(p),)](*tensors, p.shape[1], num_warps=warps, **constants)
 
 
 def takes(sae: SAE | SAEStack, config: TrainConfig, shards: bool) -> bool:
@@ -104,3 +99,10 @@ def takes(sae: SAE | SAEStack, config: TrainConfig, shards: bool) -> bool:
         and sae.W_dec.dtype == torch.float32
         and max(sae.config.d_encoder, sae.W_dec.shape[1]) <= LONGEST_ROW
     )
+
+
+def _each_row(kernel: Any, p: Tensor, tensors: tuple, constants: dict) -> None:
+    from saebook.models.sparse.gpu.launching import launch
+
+    warps = min(max(constants["BLOCK"] // 512, 1), 16)
+    launch(kernel, (len(p),), *tensors, p.shape[1], warps=warps, **constants)
