@@ -19,7 +19,8 @@ D_IN, D_SAE = 5, 12
 
 
 def model(**settings) -> SAE:
-    sae = SAE(SAEConfig(d_in=D_IN, d_sae=D_SAE, **{"k": 3} | settings), seed=1)
+    config = SAEConfig.from_dict({"d_in": D_IN, "d_sae": D_SAE, "k": 3} | settings)
+    sae = SAE(config, seed=1)
     sae.fit_inputs(torch.rand(40, D_IN, generator=torch.Generator().manual_seed(0)))
     return sae.to(DEVICE)
 
@@ -84,6 +85,7 @@ def test_a_gradient_that_is_not_finite_is_noticed():
     sae = model()
     update = FusedUpdate(sae, TrainConfig(device=DEVICE), [1.0])
     give_gradients(sae, 0, 1.0)
+    assert sae.encoder_rows.grad is not None
     sae.encoder_rows.grad[2, 3] = float("nan")
     assert update([0.01]).isnan() and not update.alive
 
