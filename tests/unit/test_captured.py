@@ -130,7 +130,8 @@ def trained(settings: dict, recorded: bool, n_models: int = 1, **train):
         n_steps=N_STEPS, device="cpu", engine="dense", capture=capture, dead_after_firings=0.5
     )
     config = TrainConfig.from_dict(config.to_dict() | train)
-    trainer: Trainer[Any] = Trainer(made[0] if n_models == 1 else SAEStack(made), config)
+    trainer: Trainer[Any]
+    trainer = Trainer(made[0], config) if n_models == 1 else Trainer(SAEStack(made), config)
     logs = []
     for step in range(N_STEPS):
         batch = X.roll(step, dims=0)[: 48 if step % 7 else 32]
