@@ -27,7 +27,7 @@ from saebook.data.store.resident import not_finite
 from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.models import SAEConfig
 from saebook.models.fitting import refuse_negative
-from saebook.training.memory import GIGABYTE, available_memory
+from saebook.training.memory import GIGABYTE, available_memory, fits_beside, free_memory
 from saebook.training.temporal import TemporalConfig
 from saebook.training.temporal.pairing import pairs_of
 
@@ -36,10 +36,6 @@ STREAM_GB = 2**30 / GIGABYTE
 # A streamed run holds as much in each: two buffers, training rows, validation rows.
 SHARES = 4
 CPU = torch.device("cpu")
-# Matrices [batch, d_sae] that a dense step holds at once, about.
-MATRICES = 6
-# Of a device's memory beside a model, examples take no more: other programs and graphs want some.
-LARGEST_SHARE = 0.8
 # Of each example there, its number in the order of an epoch.
 ORDER_BYTES = 8
 
@@ -118,11 +114,13 @@ class Examples:
         if self.stored is None:
             resident = self.rows.is_cuda
             if not resident:
-                free, _ = torch.cuda.mem_get_info(device)
                 n_bytes = self.rows.nbytes + ORDER_BYTES * len(self.rows)
+                free = free_memory(device)
                 resident = fits_beside(config, batch_size, n_bytes, free, n_models)
             if resident:
-                return self._stream(batch_size, seed, config, device=device)
+                stream = self._stream(batch_size, seed, config, device=device)
+                # The host draws positives, which takes longer than a small step.
+                return stream if self.pairs is None else BatchesAhead(stream)
         kept = self.rows.dtype if self.stored is None else self.stored.dtype
         # What is as wide as float32 or wider gains nothing by becoming it there.
         travels = kept if kept.itemsize < torch.float32.itemsize else torch.float32
@@ -167,36 +165,6 @@ class Examples:
         if self.stored is None or self.stored.store.kind == "counts":
             return None
         return partial(_refuse_negative_rows, config)
-
-
-def fits_beside(
-    config: SAEConfig, batch_size: int, n_bytes: int, free: int, n_models: int = 1
-) -> bool:
-    """Whether examples leave a device room for what trains on them.
-
-    Parameters
-    ----------
-    config
-        Of the model: weights, gradients and two moments of float32, and a few matrices of one
-        number for each example of a batch and latent.
-    batch_size
-        Examples of a step.
-    n_bytes
-        Of the examples.
-    free
-        Bytes of the device that nothing takes.
-    n_models
-        Models that train side by side.
-
-    Examples
-    --------
-    >>> config = SAEConfig(d_in=1000, d_sae=1000, k=8)
-    >>> [fits_beside(config, 1000, n, free=10**9) for n in (10**8, 9 * 10**8)]
-    [True, False]
-    """
-    weights = config.d_sae * (config.d_encoder + config.d_target)
-    latents = MATRICES * batch_size * config.d_sae
-    return n_bytes <= LARGEST_SHARE * (free - n_models * 4 * (4 * weights + latents))
 
 
 def _refuse_negative_rows(config: SAEConfig, rows: Tensor) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from saebook.data.store.batches import Batch, Batches
 from saebook.data.store.resident import refuse_inexact
 from saebook.data.store.sending import sendable
-from saebook.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -35,17 +34,17 @@ class BatchesAhead:
     Parameters
     ----------
     stream : Batches
-        Gives batches on the CPU, and is used by nobody else from here on. What it holds in a type
-        narrower than float32 is best given, and so sent, in that type.
+        Is used by nobody else from here on. What it holds in a type narrower than float32 is best
+        given, and so sent, in that type. Of one that draws on the device itself, the thread does
+        what is left to the host.
     device : torch.device or str, optional
-        Where batches are sent, in the type that the stream gives them; the CPU without it.
+        Where batches are sent, in the type that the stream gives them; where it gives them
+        without it.
     dtype : torch.dtype, optional
         Type of the examples once they are there; as they come without it.
 
     Raises
     ------
-    ConfigError
-        If the stream's batches are not on the CPU.
     DataError
         By the batch that has them: counts that `dtype` doesn't hold exactly.
 
@@ -68,12 +67,7 @@ class BatchesAhead:
     ) -> None:
         import torch
 
-        if stream.device.type != "cpu":
-            raise ConfigError(
-                f"batches on {stream.device} were to be sent ahead: they are on a device already; "
-                "take them from the stream itself"
-            )
-        self.device = torch.device("cpu" if device is None else device)
+        self.device = torch.device(stream.device if device is None else device)
         if self.device.type == "cuda" and self.device.index is None:
             # Without a number it would be another thread's own, which is the first one.
             self.device = torch.device("cuda", torch.cuda.current_device())
@@ -130,6 +124,8 @@ class BatchesAhead:
         self._thread = ThreadPoolExecutor(1, "saebook-batches")
         if self.device.type == "cuda":
             self._side = torch.cuda.Stream(self.device)
+            # Examples may still be on their way there.
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
         for _ in range(SLOTS):
             self._ask(_Slot(self.device))
 
@@ -145,8 +141,7 @@ class BatchesAhead:
 
         self._in_use = None
         if self._side is not None:
-            current = torch.cuda.current_stream(self.device)
-            slot.free_after = current.record_event(torch.cuda.Event(blocking=True))
+            slot.free_after = _point_in(torch.cuda.current_stream(self.device))
         self._ask(slot)
 
     def _await(self, made: _Made) -> None:
@@ -180,7 +175,7 @@ class BatchesAhead:
     def take(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return examples by number, as batches have them, on the device."""
         with self._using:
-            found = self._stream.take(numbers.cpu())
+            found = self._stream.take(numbers)
         return _typed(found, found.to(self.device), self._dtype)
 
     def state_dict(self) -> dict[str, Any]:
@@ -245,14 +240,14 @@ def _make(
 ) -> _Made:
     import torch
 
-    with using:
-        batch = stream.next_batch()
-        state, epoch = stream.state_dict(), stream.epoch
     if slot.free_after is not None:
         slot.free_after.synchronize()
     arrived = None
     # Where there is no such stream this changes nothing.
     with torch.cuda.stream(side):
+        with using:
+            batch = stream.next_batch()
+            state, epoch = stream.state_dict(), stream.epoch
         found = {field.name: getattr(batch, field.name) for field in fields(batch)}
         there = {
             name: _sent(name, values, slot, device, dtype)
@@ -260,20 +255,31 @@ def _make(
             if values is not None
         }
         if side is not None:
-            slot.free_after = arrived = side.record_event(torch.cuda.Event(blocking=True))
+            slot.free_after = arrived = _point_in(side)
     return _Made(Batch(**there), state, epoch, arrived)
+
+
+def _point_in(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    """What a stream was asked for until now; a thread that waits for it sleeps."""
+    import torch
+
+    event = torch.cuda.Event(blocking=True)
+    event.record(stream)
+    return event
 
 
 def _sent(
     name: str, values: torch.Tensor, slot: _Slot, device: torch.device, dtype: torch.dtype | None
 ) -> torch.Tensor:
-    # A copy on the CPU too: the slot is filled again while its batch may still be looked at.
-    there = slot.hold(name, values).to(device, non_blocking=True, copy=True)
+    there = values
+    if values.device.type == "cpu":
+        # A copy on the CPU too: the slot is filled again while its batch may still be looked at.
+        there = slot.hold(name, values).to(device, non_blocking=True, copy=True)
     return _typed(values, there, dtype) if name in EXAMPLES else there
 
 
 def _typed(values: torch.Tensor, there: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """Examples on a device in another type, if they survive it; `values` are those on the host."""
+    """Examples on a device in another type, if they survive it; `values` are those that came."""
     if dtype is None:
         return there
     if not values.is_floating_point():
