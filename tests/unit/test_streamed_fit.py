@@ -277,3 +277,21 @@ def test_available_memory_is_that_of_the_tightest_control_group(tmp_path, monkey
     assert available_memory() == 2_400_000 < free
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory() > 2_400_000
+
+
+def test_checking_a_store_shows_how_many_bytes_are_left(tmp_path, capsys):
+    write(tmp_path / "store", examples())
+
+    def shown(progress: bool, store: ExampleStore) -> str:
+        capsys.readouterr()
+        read_examples(store, None, CONFIG, TRAIN.resident_gb, progress=progress)
+        return capsys.readouterr().err
+
+    opened = ExampleStore.open(tmp_path / "store")
+    n_bytes = sum(entry["bytes"] for entry in opened.manifest["shards"])
+    bar = shown(True, opened)
+    assert "checking the store: 100%" in bar and f"{n_bytes / 1000:.0f}k/{n_bytes / 1000:.0f}kB" in (
+        bar.replace(".0k", "k")
+    )
+    # What was read needs no second look, and nobody asked the other to tell.
+    assert shown(True, opened) == "" == shown(False, ExampleStore.open(tmp_path / "store"))

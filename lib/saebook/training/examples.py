@@ -27,7 +27,7 @@ from saebook.data.store.resident import not_finite
 from saebook.errors import ConfigError, DataError, SelectionError
 from saebook.models import SAEConfig
 from saebook.models.fitting import refuse_negative
-from saebook.training.memory import GIGABYTE, available_memory
+from saebook.training.memory import GIGABYTE, available_memory, fits_beside, free_memory
 from saebook.training.temporal import TemporalConfig
 from saebook.training.temporal.pairing import pairs_of
 
@@ -36,15 +36,16 @@ STREAM_GB = 2**30 / GIGABYTE
 # A streamed run holds as much in each: two buffers, training rows, validation rows.
 SHARES = 4
 CPU = torch.device("cpu")
-# Matrices [batch, d_sae] that a dense step holds at once, about.
-MATRICES = 6
-# Of a device's memory beside a model, examples take no more: other programs and graphs want some.
-LARGEST_SHARE = 0.8
+# Of each example there, its number in the order of an epoch.
+ORDER_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Examples:
     """What a run learns from and what judges it, in memory or on disk.
+
+    They stay there while a CPU trains. A GPU is given batches by :meth:`batches`: of examples that
+    were copied to it, where it has room for them, or that a thread sends ahead of their steps.
 
     Attributes
     ----------
@@ -81,12 +82,27 @@ class Examples:
         return self.stored.take(torch.arange(0, len(self), step))
 
     def batches(
-        self, batch_size: int, seed: int, config: SAEConfig, device: torch.device = CPU
+        self,
+        batch_size: int,
+        seed: int,
+        config: SAEConfig,
+        device: torch.device = CPU,
+        n_models: int = 1,
     ) -> Batches:
         """Endless batches of all training examples, on the device that trains.
 
-        On a GPU the examples are there too, in the type they are stored in, where they leave
-        room enough; else batches are read ahead by another thread and sent there.
+        Parameters
+        ----------
+        batch_size, seed
+            Of the batches and their order, which is the same on every device.
+        config
+            The model, which decides what rows it can take, and how much room it needs.
+        device
+            On a GPU the examples are there too, in the type they are stored in, where they leave
+            room enough; else batches are read ahead by another thread and sent there. Either way
+            counts become floats there. Other devices are given what the CPU would be.
+        n_models
+            Models that train side by side.
 
         Raises
         ------
@@ -94,23 +110,37 @@ class Examples:
             A shuffle buffer would be smaller than a batch.
         """
         if device.type != "cuda":
-            return self._stream(batch_size, seed, config, CPU)
-        if self.stored is not None:
-            return BatchesAhead(self._stream(batch_size, seed, config, device))
-        free, _ = torch.cuda.mem_get_info(device)
-        if fits_beside(config, batch_size, self.rows.nbytes, free):
-            return self._stream(batch_size, seed, config, device)
-        # Wider whole numbers are looked at before they lose digits.
-        narrow = self.rows.dtype.itemsize <= 2
-        dtype = self.rows.dtype if narrow else torch.float32
-        stream = BatchStream(self.rows, batch_size, seed=seed, pairs=self.pairs, dtype=dtype)
+            return self._stream(batch_size, seed, config)
+        if self.stored is None:
+            resident = self.rows.is_cuda
+            if not resident:
+                n_bytes = self.rows.nbytes + ORDER_BYTES * len(self.rows)
+                free = free_memory(device)
+                resident = fits_beside(config, batch_size, n_bytes, free, n_models)
+            if resident:
+                stream = self._stream(batch_size, seed, config, device=device)
+                # The host draws positives, which takes longer than a small step.
+                return stream if self.pairs is None else BatchesAhead(stream)
+        kept = self.rows.dtype if self.stored is None else self.stored.dtype
+        # What is as wide as float32 or wider gains nothing by becoming it there.
+        travels = kept if kept.itemsize < torch.float32.itemsize else torch.float32
+        stream = self._stream(batch_size, seed, config, dtype=travels)
         return BatchesAhead(stream, device, torch.float32)
 
     def _stream(
-        self, batch_size: int, seed: int, config: SAEConfig, device: torch.device
+        self,
+        batch_size: int,
+        seed: int,
+        config: SAEConfig,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Batches:
+        """Batches as they are taken, on the CPU but for those of examples that move to a device."""
         if self.stored is None:
-            return BatchStream(self.rows, batch_size, seed=seed, pairs=self.pairs, device=device)
+            return BatchStream(
+                self.rows, batch_size, seed=seed, pairs=self.pairs, device=device, dtype=dtype
+            )
         each = buffered_bytes(self.stored, self.pairs is not None)
         n = int(self.share / each)
         if n < batch_size:
@@ -125,7 +155,7 @@ class Examples:
             batch_size,
             seed=seed,
             buffer_examples=n,
-            device=device,
+            dtype=dtype,
             check=self._check(config),
             pairs=self.pairs,
         )
@@ -135,32 +165,6 @@ class Examples:
         if self.stored is None or self.stored.store.kind == "counts":
             return None
         return partial(_refuse_negative_rows, config)
-
-
-def fits_beside(config: SAEConfig, batch_size: int, n_bytes: int, free: int) -> bool:
-    """Whether examples leave a device room for what trains on them.
-
-    Parameters
-    ----------
-    config
-        Of the model: weights, gradients and two moments of float32, and a few matrices of one
-        number for each example of a batch and latent.
-    batch_size
-        Examples of a step.
-    n_bytes
-        Of the examples.
-    free
-        Bytes of the device that nothing takes.
-
-    Examples
-    --------
-    >>> config = SAEConfig(d_in=1000, d_sae=1000, k=8)
-    >>> [fits_beside(config, 1000, n, free=10**9) for n in (10**8, 9 * 10**8)]
-    [True, False]
-    """
-    weights = config.d_sae * (config.d_encoder + config.d_target)
-    latents = MATRICES * batch_size * config.d_sae
-    return n_bytes <= LARGEST_SHARE * (free - 4 * (4 * weights + latents))
 
 
 def _refuse_negative_rows(config: SAEConfig, rows: Tensor) -> None:
@@ -175,6 +179,7 @@ def read_examples(
     streamed: bool | None = None,
     temporal: TemporalConfig | None = None,
     groups: Any = None,
+    progress: bool = False,
 ) -> Examples:
     """Training examples and those that judge, left on disk where they are too large for memory.
 
@@ -192,6 +197,8 @@ def read_examples(
         A term that asks for pairs.
     groups
         Integers [n_rows]: the sequence of each row of a tensor, for those pairs.
+    progress
+        Show a progress bar while the files of examples that stay on disk are checked.
 
     Raises
     ------
@@ -214,6 +221,7 @@ def read_examples(
     _refuse_beside_store(validation, config)
     share = (STREAM_GB if resident_gb is None else resident_gb) * GIGABYTE / SHARES
     stored = StoredExamples(data, "train", config.seq_len, within_trials=temporal is not None)
+    stored.verify(progress)
     pairs = (
         None
         if temporal is None
@@ -229,6 +237,7 @@ def read_examples(
         held_out = None
     _check("training", rows, config)
     if held_out is not None:
+        held_out.verify(progress)
         apart = _step(held_out, share)
         split, judged = "validation", held_out.take(torch.arange(0, len(held_out), apart))
         _check(split, judged, config)

@@ -68,8 +68,9 @@ def fit(
         an ``ExampleStore``, whose training split is used, in windows of ``seq_len``, and
         streamed from disk where it is too large for memory (``train.resident_gb``); for a
         transcoder a pair of tensors, inputs [n, d_in] and targets [n, d_out]. Where a GPU trains,
-        what is in memory moves there if it leaves room; other batches are sent ahead of their
-        steps.
+        a copy of what is in memory lives there if it leaves room for the run; of anything else a
+        thread takes batches, from memory or disk, and sends them ahead of their steps. Counts
+        travel as they are stored. None of it changes which examples a step takes.
     train
         Settings of the run; their defaults work on short runs.
     out
@@ -91,7 +92,8 @@ def fit(
         For ``train.temporal``, with a tensor: integers [n], the trial or document of each row, in
         order of time. A store knows its own.
     progress
-        Show a progress bar with FVU, L0 and the share of dead latents.
+        Show a progress bar with FVU, L0 and the share of dead latents; before it, where examples
+        stay on disk, one of the bytes whose checksums are compared.
 
     Returns
     -------
@@ -147,15 +149,20 @@ def fit(
 
     streamed = processes.first(as_before)
     examples = read_examples(
-        data, validation, config, train.resident_gb, streamed, train.temporal, groups
+        data,
+        validation,
+        config,
+        train.resident_gb,
+        streamed,
+        train.temporal,
+        groups,
+        progress and processes.is_first,
     )
     config = for_examples(config, examples)
     order_seed = seed if order_seed is None else order_seed
     batch_size = min(train.batch_size, len(examples))
     processes.check_batch(batch_size)
-    device = resolve_device(processes.device_name(train.device))
-    stream = examples.batches(batch_size, order_seed, config, device)
-    n_steps = steps_of(train, len(examples), stream.batch_size)
+    n_steps = steps_of(train, len(examples), batch_size)
     settings = settings_of(config, train, n_steps, seed, order_seed, examples)
     processes.check_alike(settings)
 
@@ -168,6 +175,8 @@ def fit(
     if before is not None:
         return before
 
+    device = resolve_device(processes.device_name(train.device))
+    stream = examples.batches(batch_size, order_seed, config, device)
     trainer = Trainer(make_sae(config, seed, examples), train, n_steps, processes=processes)
     dead_after_steps = int(trainer.silence.longest(stream.batch_size)) / stream.batch_size
     check_schedule(train, n_steps, dead_after_steps)

@@ -110,14 +110,19 @@ def fit_many(
     path = Path(out) if out is not None else None
     streamed = was_streamed(path) if path is not None and train.resident_gb is None else None
     examples = read_examples(
-        data, validation, configs[0], train.resident_gb, streamed, train.temporal, groups
+        data,
+        validation,
+        configs[0],
+        train.resident_gb,
+        streamed,
+        train.temporal,
+        groups,
+        progress,
     )
     configs = [for_examples(config, examples) for config in configs]
     check_alike(configs)
-    device = resolve_device(train.device)
     batch_size = min(train.batch_size, len(examples))
-    stream = examples.batches(batch_size, order_seed, configs[0], device)
-    n_steps = steps_of(train, len(examples), stream.batch_size)
+    n_steps = steps_of(train, len(examples), batch_size)
     settings = [
         settings_of(config, own, n_steps, seed, order_seed, examples)
         for config, own, seed in zip(configs, trains, seeds)
@@ -127,6 +132,8 @@ def fit_many(
     if all(finished):
         return [load_run(folder) for folder in folders if folder is not None]
 
+    device = resolve_device(train.device)
+    stream = examples.batches(batch_size, order_seed, configs[0], device, len(members))
     made = [make_sae(c, seed, examples).to(device) for c, seed in zip(configs, seeds)]
     factors = [own.learning_rate / train.learning_rate for own in trains]
     trainer = Trainer(SAEStack(made), train, n_steps, factors)

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import torch
 
+from saebook.models import SAEConfig
+
 GIGABYTE = 1e9
+# Matrices [batch, d_sae] that a dense step holds at once, about.
+MATRICES = 6
+# Of a device's memory beside a model, examples take no more: other programs and graphs want some.
+LARGEST_SHARE = 0.8
 # Names of two settings in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # Folder of a control group's files, and those of its limit and its use; version 2, version 1.
@@ -66,6 +72,43 @@ def _left_in_groups() -> list[int]:
                 freed = int(dict(zip(statistics[::2], statistics[1::2]))[cache])
                 left.append(int(most) - taken + freed)
     return left
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that this process could take: what nobody has, and what it keeps unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept
+
+
+def fits_beside(
+    config: SAEConfig, batch_size: int, n_bytes: int, free: int, n_models: int = 1
+) -> bool:
+    """Whether examples leave a device room for what trains on them.
+
+    Parameters
+    ----------
+    config
+        Of the model: weights, gradients and two moments of float32, and a few matrices of one
+        number for each example of a batch and latent.
+    batch_size
+        Examples of a step.
+    n_bytes
+        Of the examples.
+    free
+        Bytes of the device that nothing takes.
+    n_models
+        Models that train side by side.
+
+    Examples
+    --------
+    >>> config = SAEConfig(d_in=1000, d_sae=1000, k=8)
+    >>> [fits_beside(config, 1000, n, free=10**9) for n in (10**8, 9 * 10**8)]
+    [True, False]
+    """
+    weights = config.d_sae * (config.d_encoder + config.d_target)
+    latents = MATRICES * batch_size * config.d_sae
+    return n_bytes <= LARGEST_SHARE * (free - n_models * 4 * (4 * weights + latents))
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from saebook.data.store.orders import OrdersAhead, permutation
 from saebook.data.store.pairs import Pairs
 from saebook.data.store.resident import ResidentRows, RowSource
+from saebook.data.store.sending import send, sendable
 from saebook.data.store.store import ExampleStore
 from saebook.errors import CheckpointError, ConfigError, DataError, SelectionError
 
@@ -230,12 +231,12 @@ class BatchStream:
 
     def __next__(self) -> torch.Tensor:
         """Return the next batch [batch, ..., d_in]."""
-        return self._source.take(self._next_numbers().to(self.device))
+        return self.take(self._next_numbers())
 
     def next_batch(self) -> Batch:
         """Return the next batch, with its positives where the stream was given pairs."""
         numbers = self._next_numbers()
-        x = self._source.take(numbers.to(self.device))
+        x = self.take(numbers)
         if self._pairs is None:
             return Batch(x)
         anchors = numbers.cpu().numpy()
@@ -256,11 +257,12 @@ class BatchStream:
 
     def _order_of(self, epoch: int) -> torch.Tensor:
         """Order of an epoch, on the device; positives are drawn on the host, and there it stays."""
-        if self.device.type == "cpu" or self._pairs is not None:
+        if self.device.type == "cpu":
             return self._permutation(epoch)
         if self._ahead is None:
-            self._ahead = OrdersAhead(lambda epoch: self._permutation(epoch).pin_memory())
-        return self._ahead.of(epoch).to(self.device, non_blocking=True)
+            self._ahead = OrdersAhead(lambda n: sendable(self._permutation(n), self.device))
+        order = self._ahead.of(epoch)
+        return send(order, self.device) if self._pairs is None else order
 
     def _permutation(self, epoch: int) -> torch.Tensor:
         return permutation(self.n_examples, self.seed, epoch)
@@ -279,7 +281,7 @@ class BatchStream:
 
     def take(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return the examples of given numbers [batch], in the stream's dtype."""
-        return self._source.take(numbers.to(self.device))
+        return self._source.take(send(numbers, self.device))
 
     def close(self) -> None:
         """End what draws orders for a device, if anything does."""

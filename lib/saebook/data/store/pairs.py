@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saebook.data.store.sending import send
 from saebook.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Pairs:
             "position": self.position(numbers),
             "paired": offsets != 0,
         }
-        return {name: torch.from_numpy(values).to(device) for name, values in found.items()}
+        return {name: send(torch.from_numpy(values), device) for name, values in found.items()}
 
 
 def bins_of_ms(window_ms: float, bin_size_s: float | None) -> int:

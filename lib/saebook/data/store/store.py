@@ -116,12 +116,16 @@ class ExampleStore:
             If the file is missing, truncated or altered.
         """
         path = layout.check_present(self.path, entry)
-        status = path.stat()
-        version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        version = _version(path)
         if self._verified.get(entry["file"]) != version:
             layout.check_content(self.path, entry)
             self._verified[entry["file"]] = version
         return path
+
+    def was_checked(self, entry: dict[str, Any]) -> bool:
+        """Whether `checked` would find that a file is as it was when its checksum was compared."""
+        path = layout.check_present(self.path, entry)
+        return self._verified.get(entry["file"]) == _version(path)
 
     def _read_table(self, entry: dict[str, Any]) -> pd.DataFrame:
         path = self.checked(entry)
@@ -388,3 +392,9 @@ class ExampleStore:
         """
         x = self._read(self._chosen(split, rows))
         return x if isinstance(x, np.ndarray) else x.float().numpy()
+
+
+def _version(path: Path) -> tuple[int, int, int, int]:
+    """What changes when a file is written to or replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,7 +118,7 @@ class StoredExamples:
         """Bytes of one row."""
         return self.store.d_in * self.dtype.itemsize
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Sha256 over what identifies the examples: the shards, and which rows are taken."""
         found = hashlib.sha256("".join(entry["sha256"] for entry in self._shards).encode())
@@ -278,21 +280,40 @@ class StoredExamples:
             )
         return opened
 
-    def verify(self) -> None:
+    def verify(self, progress: bool = False) -> None:
         """Compare the checksum of every shard that the examples lie in, once per opened store.
+
+        Parameters
+        ----------
+        progress : bool
+            Show a progress bar of bytes, where there are any to read.
 
         Raises
         ------
         StoreError
             Naming the first shard that is missing, truncated or altered.
         """
+        from tqdm.auto import tqdm
+
+        unread = [entry for entry in self._touched() if not self.store.was_checked(entry)]
+        n_bytes = sum(entry["bytes"] for entry in unread)
+        hidden = not (progress and unread)
+        with tqdm(
+            total=n_bytes, desc="checking the store", unit="B", unit_scale=True, disable=hidden
+        ) as bar:
+            for entry in unread:
+                self.store.checked(entry)
+                bar.update(entry["bytes"])
+
+    def _touched(self) -> Iterator[dict[str, Any]]:
+        """Entries of the shards that the examples lie in."""
         stops = self._starts + self._ends - self._firsts + self.seq_len - 1
         touched = zip(self._offsets[:-1].tolist(), self._offsets[1:].tolist(), strict=True)
         for entry, (first, last) in zip(self._shards, touched, strict=True):
             # The first run that ends after the shard begins is in it, or none is.
             run = int(np.searchsorted(stops, first, side="right"))
             if run < len(stops) and self._starts[run] < last:
-                self.store.checked(entry)
+                yield entry
 
     def buffer(self, rows: int) -> tuple[np.ndarray, torch.Tensor]:
         """Return memory for rows, as bytes [rows, row_bytes] and as values [rows, d_in]."""
