@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tqdm import tqdm
 
 from saebook.data.store import BatchStream, ExampleStore, StoreWriter, StreamedBatches
 from saebook.errors import CheckpointError, ConfigError, DataError, StoreError, TrainingError
@@ -290,8 +291,7 @@ def test_checking_a_store_shows_how_many_bytes_are_left(tmp_path, capsys):
     opened = ExampleStore.open(tmp_path / "store")
     n_bytes = sum(entry["bytes"] for entry in opened.manifest["shards"])
     bar = shown(True, opened)
-    assert "checking the store: 100%" in bar and f"{n_bytes / 1000:.0f}k/{n_bytes / 1000:.0f}kB" in (
-        bar.replace(".0k", "k")
-    )
+    size = tqdm.format_sizeof(n_bytes)
+    assert "checking the store: 100%" in bar and f"{size}/{size}" in bar
     # What was read needs no second look, and nobody asked the other to tell.
     assert shown(True, opened) == "" == shown(False, ExampleStore.open(tmp_path / "store"))
