@@ -126,7 +126,8 @@ def test_three_epochs_stay_what_they_were_handed_out_as(store, disk, pairs):
     assert handed_out[0].x.dtype == torch.float32
     assert (handed_out[0].positive is None) == (handed_out[0].paired is None) == (pairs is None)
     assert ahead.state_dict() == stream.state_dict()
-    ahead.close(), stream.close()
+    ahead.close()
+    stream.close()
 
 
 @pytest.mark.usefixtures("no_thread_is_left")
@@ -309,7 +310,7 @@ def test_on_a_cpu_no_thread_takes_batches():
     stream = examples.batches(8, 3, CONFIG)
     assert isinstance(stream, BatchStream)
     assert stream.next_batch().x.equal(plain().next_batch().x)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 # --- on a GPU -------------------------------------------------------------------------------
@@ -346,7 +347,8 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_and_wait_for_nothing(store, kind,
     again = on_gpu(kind, store, pairs)
     again.load_state_dict(stream.state_dict())
     assert same(again.next_batch(), expected.next_batch())
-    stream.close(), expected.close(), again.close()
+    for opened in (stream, expected, again):
+        opened.close()
 
 
 @pytest.mark.gpu
