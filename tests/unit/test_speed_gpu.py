@@ -179,7 +179,6 @@ def test_the_command_says_what_is_missing(capsys):
 
 
 def test_the_command_prints_and_keeps_a_gpus_table(monkeypatch, tmp_path, capsys):
-    from saebook.commands import bench
     from saebook.training.speed import gpu
     from saebook.training.speed.gpu import machine
 
@@ -214,4 +213,3 @@ def test_the_command_prints_and_keeps_a_gpus_table(monkeypatch, tmp_path, capsys
     assert "--engine is for a CPU's workloads" in capsys.readouterr().err
     assert main(["bench", "--device", "cuda", "--workloads", "topk"]) == 2
     assert "no workload is named 'topk' on a GPU" in capsys.readouterr().err
-    assert bench._told({"left_out": "100 s were over"}) == "left out: 100 s were over"
