@@ -115,11 +115,6 @@ def all_tensors(trainer: Trainer) -> list[torch.Tensor]:
     return found
 
 
-def recordings(trainer: Trainer) -> int:
-    assert trainer.captured is not None
-    return trainer.captured.n_recordings
-
-
 def trained(settings: dict, recorded: bool, n_models: int = 1, **train):
     """Weights and logs of a run, and its trainer."""
     made = [SAE(SAEConfig(d_in=12, d_sae=32, **settings), seed=i).double() for i in range(n_models)]
@@ -155,7 +150,7 @@ def test_the_recorder_of_these_tests_plays_what_it_noted(recording):
 def test_recorded_steps_are_the_steps(name, n_models):
     plain, told = trained(CASES[name], False, n_models)
     played, logs = trained(CASES[name], True, n_models)
-    assert recordings(played) >= 2
+    assert played.n_recordings >= 2
     for one, other in zip(told, logs, strict=True):
         assert one.keys() == other.keys()
         for key in one:
@@ -184,7 +179,7 @@ def test_whatever_changes_with_the_step_reaches_a_recording(train):
     settings = CASES["relu to a target"]
     plain, _ = trained(settings, False, **train)
     played, _ = trained(settings, True, **train)
-    assert recordings(played)
+    assert played.n_recordings
     for one, other in zip(all_tensors(plain), all_tensors(played), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7, equal_nan=True)
 
@@ -266,11 +261,11 @@ def test_a_trainer_that_is_given_another_state_records_anew():
     plain, _ = trained(CASES["relu to a target"], False)
     kept = copy.deepcopy(plain.state_dict())
     trainer.load_state_dict(kept)
-    assert not recordings(trainer)
+    assert not trainer.n_recordings
     for _ in range(FIRST_STEPS + 4):
         trainer.step(X[:48])
         plain.step(X[:48])
-    assert recordings(trainer)
+    assert trainer.n_recordings
     for one, other in zip(all_tensors(plain), all_tensors(trainer), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7, equal_nan=True)
 

@@ -168,6 +168,11 @@ class Trainer(Generic[Model]):
         """Fraction of the run that has passed."""
         return self.step_number / self.n_steps
 
+    @property
+    def n_recordings(self) -> int:
+        """Kinds of step recorded so far; 0 where none is."""
+        return 0 if self.captured is None else self.captured.n_recordings
+
     def learning_rate(self) -> float:
         """Learning rate of the coming step: the schedule at the step's middle."""
         return self.schedule.at((self.step_number + 0.5) / self.n_steps)
