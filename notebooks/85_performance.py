@@ -70,6 +70,7 @@ from saebook.training.speed import Workload, examples, full_step, measure
 
 BASE = Workload(d_in, d_sae, batch_size, "topk", k)
 on_cpu = chapter.device == "cpu"
+FEW = "sparse" if on_cpu else "fused"  # the engine that leaves out what is zero
 print(f"{chapter.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 # %% [markdown]
@@ -83,16 +84,17 @@ print(f"{chapter.device}, {torch.get_num_threads()} threads, torch {torch.__vers
 #
 # But of f nearly everything is zero. What is needed of four of the five products is then B · k of B · d_sae
 # rows; only the encoder's forward product must be done in full, to learn which latents are active. Hence
-# three ways (`TrainConfig.engine`):
+# four ways (`TrainConfig.engine`):
 #
 # | engine | what it does |
 # | --- | --- |
 # | `dense` | autograd through plain matrices: the code to read, and the reference for the others |
 # | `lean` | the five products and no sixth; a ReLU's latents, their sums and counts in one pass over memory |
-# | `sparse` | the encoder's product part by part, each searched while in cache; then only the entries that are active |
+# | `sparse` | on a CPU: the encoder's product part by part, each searched while in cache; then only the entries that are active |
+# | `fused` | on a GPU, for topk and batchtopk: the encoder's product, then kernels that select and sum the entries that are active |
 #
-# `auto`, the default, takes `sparse` below a density of 0.1 and `lean` above it, and `dense` for small
-# steps and for what the others don't take (other devices, losses that ask for every pre-activation).
+# `auto`, the default, takes `sparse` or `fused` below a density of 0.1 and `lean` above it on a CPU, and
+# `dense` for small steps and for what the others don't take (losses that ask for every pre-activation, say).
 #
 # ## The same numbers
 #
@@ -182,21 +184,21 @@ shown.round(2)
 #
 # ## What a step is made of
 #
-# Where the time of a TopK step goes, by Python's profiler, which sees whole products and compiled loops.
+# Where the time of a TopK step goes, by Python's profiler, which sees whole products and compiled loops on a
+# CPU. Of a GPU it sees only what the host asks for: there `make bench` names the kernels that take the time.
 
 # %%
 PARTS = {
     "products": ("addmm", "linear", "matmul", "mm"),
     "search, selection": (
         "largest_of_rows",
-        "count_above",
         "take_above",
         "keep_largest",
         "topk",
         "scatter",
         "sort",
     ),
-    "sums over entries": ("sum_rows", "products", "transpose", "index_add"),
+    "sums over entries": ("sum_rows", "sum_columns", "products", "transpose", "index_add"),
     "backward pass": ("run_backward",),
     "optimiser, clipping": ("_fused_adam_", "_foreach_norm", "_foreach_mul_", "addcmul_", "div_"),
 }
@@ -229,7 +231,7 @@ def parts_of_step(engine, n_steps=10):
 
 threads = torch.get_num_threads()
 torch.set_num_threads(1)  # compiled loops then run where the profiler sees them
-parts = {engine: parts_of_step(engine) for engine in ("dense", "sparse")}
+parts = {engine: parts_of_step(engine) for engine in ("dense", FEW)}
 torch.set_num_threads(threads)
 figure = plot_parts(parts)
 chapter.save_figure(figure, "parts")
@@ -251,7 +253,7 @@ jobs = [
     (name, value, engine)
     for name, values in SIZES.items()
     for value in sorted({*values, getattr(BASE, name)})
-    for engine in ("dense", "sparse")
+    for engine in ("dense", FEW)
 ]
 with tqdm(jobs, desc="sizes", unit="measurement") as bar:
     for name, value, engine in bar:
@@ -298,6 +300,37 @@ per_sae = stacks.pivot_table(index="varied", columns="value", values="step_ms", 
 per_sae.rename_axis(index="ms per SAE", columns="SAEs side by side").round(2)
 
 # %% [markdown]
+# ## On a GPU
+#
+# A GPU does the hundred small operations of such a step sooner than a host can ask for them. So a small
+# model's steps are recorded, as a CUDA graph, and then started at one request each (`TrainConfig.capture`).
+# A recording does again what it did, with the host's numbers that it saw; therefore whatever changes with
+# the step (learning rate, the share of the sparsity coefficient) lies on the device, examples too where
+# they leave room, and nothing in a step waits for an answer. For dead latents AuxK makes room by a count
+# that is some steps old. On a CPU, recording and playing back are compared with plain steps in the tests,
+# for every architecture, and kernels with plain passes; **nothing here has been timed on a GPU yet.**
+
+# %%
+if on_cpu:
+    print("no GPU here: left out. `python -m saebook bench --device cuda` measures one whole")
+else:
+    rows = []
+    jobs = [(name, n, how) for name in STACKED for n in stack_sizes for how in ("always", "never")]
+    with tqdm(jobs, desc="recorded or not", unit="measurement") as bar:
+        for name, n, how in bar:
+            train = TrainConfig(device=chapter.device, capture=how)
+            taken = measure(dataclasses.replace(STACKED[name], n_models=n), train, rounds=rounds)
+            told = "recorded" if how == "always" else "asked anew"
+            each = {"step_ms": taken.step_ms, "floor_ms": taken.floor_ms}
+            rows.append({"varied": name, "value": n, "engine": told, **each})
+            bar.set_postfix_str(f"{n} of {name}, {told}: {taken.step_ms:.3f} ms", refresh=False)
+    recorded = pd.DataFrame(rows)
+    _ = chapter.save_table(recorded, "recorded")
+    figure = plot_costs(recorded, {name: f"SAEs of {name}" for name in STACKED})
+    chapter.save_figure(figure, "recorded")
+    display(figure)
+
+# %% [markdown]
 # ## From which density on?
 #
 # A sum over few entries is cheap, but each entry costs more than it does in a dense product, which
@@ -306,7 +339,8 @@ per_sae.rename_axis(index="ms per SAE", columns="SAEs side by side").round(2)
 
 # %%
 rows = []
-jobs = [(share, engine) for share in densities for engine in ("lean", "sparse")]
+engines = ("lean", "sparse") if on_cpu else ("dense", "lean")
+jobs = [(share, engine) for share in densities for engine in engines]
 with tqdm(jobs, desc="densities", unit="measurement") as bar:
     for share, engine in bar:
         workload = dataclasses.replace(BASE, architecture="relu", density=share)
@@ -318,10 +352,11 @@ figure = plot_costs(crossing, {"density": "share of latents that are active"})
 chapter.save_figure(figure, "densities")
 display(figure)
 wins = crossing.pivot_table(index="value", columns="engine", values="step_ms")
-paying = wins.index[wins["sparse"] < wins["lean"]]
+first, second = engines
+faster = wins.index[wins[second] < wins[first]]
 print(
-    f"sparse is faster up to a density of {max(paying, default=0):g} of those tried here; the rule "
-    f"changes at {SPARSE_DENSITY:g}"
+    f"{second} is faster up to a density of {max(faster, default=0):g} of those tried here; on a CPU the "
+    f"rule changes at {SPARSE_DENSITY:g}"
 )
 
 # %% [markdown]
