@@ -35,11 +35,11 @@ lab: install  ## JupyterLab on the chapters
 status: install  ## table of all runs
 	@$(VENV) -m saebook status
 
-bench: install  ## how fast a training step is, beside the matrix products it can't do without
+bench: install  ## how fast a training step is, beside its matrix products; on a GPU, beside what is asked
 	@$(VENV) -m saebook bench
 
 site: install  ## rebuild the report from the runs there are
 	@$(VENV) -m saebook site
 
 # Fast checks first: library examples, units, then every chapter through nbval, then browsers.
-CHECKS := -n auto --maxprocesses 4 --dist loadfile --doctest-modules --nbval-lax lib tests/unit tests/notebooks $(wildcard notebooks/*.ipynb) tests/ui
+CHECKS := -n auto --maxprocesses 4 --dist loadfile --doctest-modules --nbval-lax lib tests/unit tests/gpu tests/notebooks $(wildcard notebooks/*.ipynb) tests/ui

@@ -93,7 +93,7 @@ def test_what_is_asked_is_set_beside_what_is_found():
     assert asked["times SAELens' speed, bf16"] == (15.0, False)
     assert asked["encoder's product, share of peak"] == (0.6, True)
     assert asked["step of a large topk"] == (26.0, True)
-    assert asked["memory of that"] == (10.7, False)
+    assert asked["memory of a large topk"] == (10.7, False)
     assert "step of a large batchtopk" not in rows
     assert summary({})[0].met is None
 
@@ -102,9 +102,12 @@ def test_the_sizes_are_those_asked_for():
     large = CASES["large batchtopk, fused bf16"].workload
     assert large == Workload(4096, 65536, 8192, "batchtopk", 64)
     # 537 million weights, their gradients and two moments in fp32; 2 × [8192, 65536] of bf16
+    assert large is not None
     assert memory_needed(large) / 1e9 == pytest.approx(8.59 + 2.15, abs=0.01)
     one, many = (CASES[f"{n} small, fused fp32, recorded"].workload for n in (1, 64))
-    assert one == Workload(128, 1024, 1024, "batchtopk", 16) and many.n_models == 64
+    assert one == Workload(128, 1024, 1024, "batchtopk", 16) and many == dataclasses.replace(
+        one, n_models=64
+    )
     assert all(name == case.name for name, case in CASES.items())
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help="CPU: fp32 (default) or bf16")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     parser.add_argument(
-        "--seconds", type=float, help="GPU: begin no measurement after so many (default: 330)"
+        "--seconds", type=float, help="GPU: begin no measurement after so many (default: 300)"
     )
     parser.add_argument("--out", type=Path, help="JSON file for results, machine and versions")
 

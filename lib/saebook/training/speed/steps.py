@@ -114,7 +114,7 @@ def make_trainer(
     model = made[0] if workload.n_models is None else SAEStack(made)
     trainer = Trainer(model, train, n_steps=N_STEPS)
     if workload.dead:
-        _let_die(trainer, workload.dead)
+        let_die(trainer, workload.dead)
     return trainer
 
 
@@ -159,8 +159,16 @@ def begin_at_density(sae: SAE, x: Tensor, density: float) -> None:
 
 
 @torch.no_grad()
-def _let_die(trainer: Trainer[SAE] | Trainer[SAEStack], share: float) -> None:
-    """Evenly spaced latents have been silent for long, and will be."""
+def let_die(trainer: Trainer[SAE] | Trainer[SAEStack], share: float) -> None:
+    """Make evenly spaced latents such as have been silent for long, and will be under topk.
+
+    Parameters
+    ----------
+    trainer
+        Of a model or a stack; changed.
+    share
+        Of the latents.
+    """
     sae = trainer.sae
     every = max(1, round(1 / share))
     sae.encoder_rows[..., ::every, :].mul_(DEAD_SIZE)
