@@ -63,13 +63,16 @@ from tqdm.auto import tqdm
 
 from saebook.models import SAE, SAEConfig
 from saebook.notebook.project import project_root
-from saebook.plots.performance import plot_costs, plot_parts, plot_ratios
+from saebook.plots.performance import plot_costs, plot_parts, plot_ratios, plot_stacks
 from saebook.training import TrainConfig, Trainer
 from saebook.training.engines.choosing import SPARSE_DENSITY
 from saebook.training.speed import Workload, examples, full_step, measure
+from saebook.training.speed.gpu.cases import Case, small_name
+from saebook.training.speed.gpu.isolated import attempt
 
 BASE = Workload(d_in, d_sae, batch_size, "topk", k)
 on_cpu = chapter.device == "cpu"
+SPARSE = "sparse" if on_cpu else "fused"  # leaves out what is zero, on this device
 print(f"{chapter.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 # %% [markdown]
@@ -90,9 +93,11 @@ print(f"{chapter.device}, {torch.get_num_threads()} threads, torch {torch.__vers
 # | `dense` | autograd through plain matrices: the code to read, and the reference for the others |
 # | `lean` | the five products and no sixth; a ReLU's latents, their sums and counts in one pass over memory |
 # | `sparse` | the encoder's product part by part, each searched while in cache; then only the entries that are active |
+# | `fused` | the same idea on a CUDA GPU, for TopK and BatchTopK: kernels that select and sum without waiting |
 #
 # `auto`, the default, takes `sparse` below a density of 0.1 and `lean` above it, and `dense` for small
-# steps and for what the others don't take (other devices, losses that ask for every pre-activation).
+# steps and for what the others don't take (losses that ask for every pre-activation). On a CUDA GPU it takes
+# `fused` where that can be, and `dense` elsewhere.
 #
 # ## The same numbers
 #
@@ -227,13 +232,16 @@ def parts_of_step(engine, n_steps=10):
     return spent
 
 
-threads = torch.get_num_threads()
-torch.set_num_threads(1)  # compiled loops then run where the profiler sees them
-parts = {engine: parts_of_step(engine) for engine in ("dense", "sparse")}
-torch.set_num_threads(threads)
-figure = plot_parts(parts)
-chapter.save_figure(figure, "parts")
-figure
+if on_cpu:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # compiled loops then run where the profiler sees them
+    parts = {engine: parts_of_step(engine) for engine in ("dense", "sparse")}
+    torch.set_num_threads(threads)
+    figure = plot_parts(parts)
+    chapter.save_figure(figure, "parts")
+    display(figure)
+else:
+    print("left out: Python's profiler doesn't see a GPU's kernels; `make bench` names them")
 
 # %% [markdown]
 # In the dense step, the three products of the backward pass hide in "backward pass", beside passes over
@@ -251,7 +259,7 @@ jobs = [
     (name, value, engine)
     for name, values in SIZES.items()
     for value in sorted({*values, getattr(BASE, name)})
-    for engine in ("dense", "sparse")
+    for engine in ("dense", SPARSE)
 ]
 with tqdm(jobs, desc="sizes", unit="measurement") as bar:
     for name, value, engine in bar:
@@ -298,6 +306,48 @@ per_sae = stacks.pivot_table(index="varied", columns="value", values="step_ms", 
 per_sae.rename_axis(index="ms per SAE", columns="SAEs side by side").round(2)
 
 # %% [markdown]
+# ## On a GPU
+#
+# There a step of a small SAE is bound by the host, which takes longer to ask for a hundred small operations
+# than the GPU takes to do them. So such a step is recorded once (as a CUDA graph) and played back at one
+# request: `TrainConfig(capture=…)`. Whatever changes from step to step lies on the GPU; what the host decides
+# has a recording each. How the time of a whole stack grows with its members then says what the GPU itself
+# is bound by: it is flat as long as there is room for more work at once. None of this has been timed on a GPU
+# yet.
+
+# %%
+rows = []
+jobs = (
+    []
+    if on_cpu
+    else [(n, e, c) for e in ("dense", "fused") for c in (True, False) for n in stack_sizes]
+)
+with tqdm(jobs, desc="GPU", unit="measurement", disable=not jobs) as bar:
+    for n, engine, recorded in bar:
+        workload = dataclasses.replace(
+            STACKED["a small language model"], n_models=None if n == 1 else n
+        )
+        name = small_name(n, engine, "fp32", recorded)
+        capture = "always" if recorded else "never"
+        found, _ = attempt(
+            Case(name, "step", workload, engine, capture=capture), torch.device("cuda")
+        )
+        if "failed" in found:
+            print(f"{name}: {found['failed']}")
+            continue
+        rows.append(
+            {"members": n, "engine": engine, "recorded": recorded, "step_us": found["wall_us"]}
+        )
+if rows:
+    on_gpu = pd.DataFrame(rows)
+    _ = chapter.save_table(on_gpu, "gpu")
+    figure = plot_stacks(on_gpu)
+    chapter.save_figure(figure, "gpu")
+    display(figure)
+else:
+    print("left out: no CUDA GPU was used here")
+
+# %% [markdown]
 # ## From which density on?
 #
 # A sum over few entries is cheap, but each entry costs more than it does in a dense product, which
@@ -306,7 +356,8 @@ per_sae.rename_axis(index="ms per SAE", columns="SAEs side by side").round(2)
 
 # %%
 rows = []
-jobs = [(share, engine) for share in densities for engine in ("lean", "sparse")]
+engines = ("lean", "sparse") if on_cpu else ("dense",)  # a ReLU's entries are as many as they are
+jobs = [(share, engine) for share in densities for engine in engines]
 with tqdm(jobs, desc="densities", unit="measurement") as bar:
     for share, engine in bar:
         workload = dataclasses.replace(BASE, architecture="relu", density=share)
@@ -318,11 +369,12 @@ figure = plot_costs(crossing, {"density": "share of latents that are active"})
 chapter.save_figure(figure, "densities")
 display(figure)
 wins = crossing.pivot_table(index="value", columns="engine", values="step_ms")
-paying = wins.index[wins["sparse"] < wins["lean"]]
-print(
-    f"sparse is faster up to a density of {max(paying, default=0):g} of those tried here; the rule "
-    f"changes at {SPARSE_DENSITY:g}"
-)
+if on_cpu:
+    paying = wins.index[wins["sparse"] < wins["lean"]]
+    print(
+        f"sparse is faster up to a density of {max(paying, default=0):g} of those tried here; the "
+        f"rule changes at {SPARSE_DENSITY:g}"
+    )
 
 # %% [markdown]
 # ## Memory
@@ -448,5 +500,5 @@ chapter.save_metrics(
 )
 
 # %% [markdown]
-# **Next.** `make bench` times the standard sizes; `TrainConfig(engine="dense")` trains by the plain code,
+# **Next.** `make bench` times the standard sizes, and on a CUDA GPU sets what it finds beside what was asked; `TrainConfig(engine="dense")` trains by the plain code,
 # if you want to see for yourself that nothing changes but the time.
