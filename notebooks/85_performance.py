@@ -63,14 +63,16 @@ from tqdm.auto import tqdm
 
 from saebook.models import SAE, SAEConfig
 from saebook.notebook.project import project_root
-from saebook.plots.performance import plot_costs, plot_parts, plot_ratios
+from saebook.plots.performance import plot_costs, plot_parts, plot_ratios, plot_stacks
 from saebook.training import TrainConfig, Trainer
 from saebook.training.engines.choosing import SPARSE_DENSITY
 from saebook.training.speed import Workload, examples, full_step, measure
+from saebook.training.speed.gpu.cases import Case, small_name
+from saebook.training.speed.gpu.isolated import attempt
 
 BASE = Workload(d_in, d_sae, batch_size, "topk", k)
 on_cpu = chapter.device == "cpu"
-FEW = "sparse" if on_cpu else "fused"  # the engine that leaves out what is zero
+SPARSE = "sparse" if on_cpu else "fused"  # leaves out what is zero, on this device
 print(f"{chapter.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 # %% [markdown]
@@ -84,17 +86,18 @@ print(f"{chapter.device}, {torch.get_num_threads()} threads, torch {torch.__vers
 #
 # But of f nearly everything is zero. What is needed of four of the five products is then B · k of B · d_sae
 # rows; only the encoder's forward product must be done in full, to learn which latents are active. Hence
-# four ways (`TrainConfig.engine`):
+# three ways (`TrainConfig.engine`):
 #
 # | engine | what it does |
 # | --- | --- |
 # | `dense` | autograd through plain matrices: the code to read, and the reference for the others |
 # | `lean` | the five products and no sixth; a ReLU's latents, their sums and counts in one pass over memory |
-# | `sparse` | on a CPU: the encoder's product part by part, each searched while in cache; then only the entries that are active |
-# | `fused` | on a GPU, for topk and batchtopk: the encoder's product, then kernels that select and sum the entries that are active |
+# | `sparse` | the encoder's product part by part, each searched while in cache; then only the entries that are active |
+# | `fused` | the same idea on a CUDA GPU, for TopK and BatchTopK: kernels that select and sum without waiting |
 #
-# `auto`, the default, takes `sparse` or `fused` below a density of 0.1 and `lean` above it on a CPU, and
-# `dense` for small steps and for what the others don't take (losses that ask for every pre-activation, say).
+# `auto`, the default, takes `sparse` below a density of 0.1 and `lean` above it, and `dense` for small
+# steps and for what the others don't take (losses that ask for every pre-activation). On a CUDA GPU it takes
+# `fused` where that can be, and `dense` elsewhere.
 #
 # ## The same numbers
 #
@@ -184,8 +187,7 @@ shown.round(2)
 #
 # ## What a step is made of
 #
-# Where the time of a TopK step goes, by Python's profiler, which sees whole products and compiled loops on a
-# CPU. Of a GPU it sees only what the host asks for: there `make bench` names the kernels that take the time.
+# Where the time of a TopK step goes, by Python's profiler, which sees whole products and compiled loops.
 
 # %%
 PARTS = {
@@ -229,13 +231,16 @@ def parts_of_step(engine, n_steps=10):
     return spent
 
 
-threads = torch.get_num_threads()
-torch.set_num_threads(1)  # compiled loops then run where the profiler sees them
-parts = {engine: parts_of_step(engine) for engine in ("dense", FEW)}
-torch.set_num_threads(threads)
-figure = plot_parts(parts)
-chapter.save_figure(figure, "parts")
-figure
+if on_cpu:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # compiled loops then run where the profiler sees them
+    parts = {engine: parts_of_step(engine) for engine in ("dense", "sparse")}
+    torch.set_num_threads(threads)
+    figure = plot_parts(parts)
+    chapter.save_figure(figure, "parts")
+    display(figure)
+else:
+    print("left out: Python's profiler doesn't see a GPU's kernels; `make bench` names them")
 
 # %% [markdown]
 # In the dense step, the three products of the backward pass hide in "backward pass", beside passes over
@@ -253,7 +258,7 @@ jobs = [
     (name, value, engine)
     for name, values in SIZES.items()
     for value in sorted({*values, getattr(BASE, name)})
-    for engine in ("dense", FEW)
+    for engine in ("dense", SPARSE)
 ]
 with tqdm(jobs, desc="sizes", unit="measurement") as bar:
     for name, value, engine in bar:
@@ -302,33 +307,44 @@ per_sae.rename_axis(index="ms per SAE", columns="SAEs side by side").round(2)
 # %% [markdown]
 # ## On a GPU
 #
-# A GPU does the hundred small operations of such a step sooner than a host can ask for them. So a small
-# model's steps are recorded, as a CUDA graph, and then started at one request each (`TrainConfig.capture`).
-# A recording does again what it did, with the host's numbers that it saw; therefore whatever changes with
-# the step (learning rate, the share of the sparsity coefficient) lies on the device, examples too where
-# they leave room, and nothing in a step waits for an answer. For dead latents AuxK makes room by a count
-# that is some steps old. On a CPU, recording and playing back are compared with plain steps in the tests,
-# for every architecture, and kernels with plain passes; **nothing here has been timed on a GPU yet.**
+# There a step of a small SAE is bound by the host, which takes longer to ask for a hundred small operations
+# than the GPU takes to do them. So such a step is recorded once (as a CUDA graph) and played back at one
+# request: `TrainConfig(capture=…)`. Whatever changes from step to step lies on the GPU; what the host decides
+# has a recording each. How the time of a whole stack grows with its members then says what the GPU itself
+# is bound by: it is flat as long as there is room for more work at once. None of this has been timed on a GPU
+# yet.
 
 # %%
-if on_cpu:
-    print("no GPU here: left out. `python -m saebook bench --device cuda` measures one whole")
-else:
-    rows = []
-    jobs = [(name, n, how) for name in STACKED for n in stack_sizes for how in ("always", "never")]
-    with tqdm(jobs, desc="recorded or not", unit="measurement") as bar:
-        for name, n, how in bar:
-            train = TrainConfig(device=chapter.device, capture=how)
-            taken = measure(dataclasses.replace(STACKED[name], n_models=n), train, rounds=rounds)
-            told = "recorded" if how == "always" else "asked anew"
-            each = {"step_ms": taken.step_ms, "floor_ms": taken.floor_ms}
-            rows.append({"varied": name, "value": n, "engine": told, **each})
-            bar.set_postfix_str(f"{n} of {name}, {told}: {taken.step_ms:.3f} ms", refresh=False)
-    recorded = pd.DataFrame(rows)
-    _ = chapter.save_table(recorded, "recorded")
-    figure = plot_costs(recorded, {name: f"SAEs of {name}" for name in STACKED})
-    chapter.save_figure(figure, "recorded")
+rows = []
+jobs = (
+    []
+    if on_cpu
+    else [(n, e, c) for e in ("dense", "fused") for c in (True, False) for n in stack_sizes]
+)
+with tqdm(jobs, desc="GPU", unit="measurement", disable=not jobs) as bar:
+    for n, engine, recorded in bar:
+        workload = dataclasses.replace(
+            STACKED["a small language model"], n_models=None if n == 1 else n
+        )
+        name = small_name(n, engine, "fp32", recorded)
+        capture = "always" if recorded else "never"
+        found, _ = attempt(
+            Case(name, "step", workload, engine, capture=capture), torch.device("cuda")
+        )
+        if "failed" in found:
+            print(f"{name}: {found['failed']}")
+            continue
+        rows.append(
+            {"members": n, "engine": engine, "recorded": recorded, "step_us": found["wall_us"]}
+        )
+if rows:
+    on_gpu = pd.DataFrame(rows)
+    _ = chapter.save_table(on_gpu, "gpu")
+    figure = plot_stacks(on_gpu)
+    chapter.save_figure(figure, "gpu")
     display(figure)
+else:
+    print("left out: no CUDA GPU was used here")
 
 # %% [markdown]
 # ## From which density on?
@@ -339,7 +355,7 @@ else:
 
 # %%
 rows = []
-engines = ("lean", "sparse") if on_cpu else ("dense", "lean")
+engines = ("lean", "sparse") if on_cpu else ("dense",)  # a ReLU's entries are as many as they are
 jobs = [(share, engine) for share in densities for engine in engines]
 with tqdm(jobs, desc="densities", unit="measurement") as bar:
     for share, engine in bar:
@@ -352,12 +368,12 @@ figure = plot_costs(crossing, {"density": "share of latents that are active"})
 chapter.save_figure(figure, "densities")
 display(figure)
 wins = crossing.pivot_table(index="value", columns="engine", values="step_ms")
-first, second = engines
-faster = wins.index[wins[second] < wins[first]]
-print(
-    f"{second} is faster up to a density of {max(faster, default=0):g} of those tried here; on a CPU the "
-    f"rule changes at {SPARSE_DENSITY:g}"
-)
+if on_cpu:
+    paying = wins.index[wins["sparse"] < wins["lean"]]
+    print(
+        f"sparse is faster up to a density of {max(paying, default=0):g} of those tried here; the "
+        f"rule changes at {SPARSE_DENSITY:g}"
+    )
 
 # %% [markdown]
 # ## Memory
@@ -483,5 +499,5 @@ chapter.save_metrics(
 )
 
 # %% [markdown]
-# **Next.** `make bench` times the standard sizes; `TrainConfig(engine="dense")` trains by the plain code,
+# **Next.** `make bench` times the standard sizes, and on a CUDA GPU sets what it finds beside what was asked; `TrainConfig(engine="dense")` trains by the plain code,
 # if you want to see for yourself that nothing changes but the time.

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from saebook.errors import DataError
-from saebook.plots.performance import plot_costs, plot_parts, plot_ratios
+from saebook.plots.performance import plot_costs, plot_parts, plot_ratios, plot_stacks
 
 SPEEDS = pd.DataFrame(
     {
@@ -67,3 +67,25 @@ def test_tables_without_their_columns_are_refused():
         plot_ratios(SPEEDS.drop(columns="ratio"))
     with pytest.raises(DataError, match="floor_ms"):
         plot_costs(SPEEDS, {"k": "k"})
+
+
+def test_stacks_have_a_line_for_each_way_of_asking():
+    rows = [
+        (n, e, r, 100.0 * n * (1 if r else 30))
+        for n in (4, 1)
+        for e in ("dense", "fused")
+        for r in (True, False)
+    ]
+    stacks = pd.DataFrame(rows, columns=["members", "engine", "recorded", "step_us"])
+    (axes,) = plot_stacks(stacks).axes
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert list(drawn) == [
+        "dense, recorded", "dense, not recorded", "fused, recorded", "fused, not recorded",
+    ]  # fmt: skip
+    line = drawn["dense, not recorded"]
+    assert np.asarray(line.get_xdata()).tolist() == [1, 4] and line.get_linestyle() == "--"
+    assert np.asarray(line.get_ydata()).tolist() == [3000.0, 12000.0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4"]
+    assert "200" in [label.get_text() for label in axes.get_yticklabels()]
+    with pytest.raises(DataError, match="recorded"):
+        plot_stacks(stacks.drop(columns="recorded"))

@@ -105,9 +105,8 @@ def test_the_sizes_are_those_asked_for():
     assert large is not None
     assert memory_needed(large) / 1e9 == pytest.approx(8.59 + 2.15, abs=0.01)
     one, many = (CASES[f"{n} small, fused fp32, recorded"].workload for n in (1, 64))
-    assert one == Workload(128, 1024, 1024, "batchtopk", 16) and many == dataclasses.replace(
-        one, n_models=64
-    )
+    assert one is not None and one == Workload(128, 1024, 1024, "batchtopk", 16)
+    assert many == dataclasses.replace(one, n_models=64)
     assert all(name == case.name for name, case in CASES.items())
 
 

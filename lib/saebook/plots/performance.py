@@ -12,8 +12,14 @@ from matplotlib.ticker import NullLocator
 from saebook.plots.spikes import require_columns
 from saebook.plots.style import LIGHT_GREY, PAGE_WIDTH, PALETTE, panels, styled, vertical_line
 
-ENGINE_COLOURS = {"dense": "black", "lean": "sky", "sparse": "vermillion", "auto": "blue"}
-ENGINE_MARKS = {"dense": "s", "lean": "D", "sparse": "o", "auto": "o"}
+ENGINE_COLOURS = {
+    "dense": "black",
+    "lean": "sky",
+    "sparse": "vermillion",
+    "fused": "vermillion",
+    "auto": "blue",
+}
+ENGINE_MARKS = {"dense": "s", "lean": "D", "sparse": "o", "fused": "o", "auto": "o"}
 PART_COLOURS = ("blue", "orange", "vermillion", "green", "purple", "sky", "yellow")
 NAMED_FROM = 0.06  # share of a bar below which a part is too narrow for its number
 
@@ -115,6 +121,51 @@ def plot_costs(costs: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
     grid[0].set_ylabel("time of a step (ms)")
     grid[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+@styled
+def plot_stacks(stacks: pd.DataFrame) -> Figure:
+    """Time of a step of a whole stack against its members, a line per engine and way of asking.
+
+    Parameters
+    ----------
+    stacks : DataFrame
+        Columns members, engine, recorded (boolean; drawn without dashes) and step_us.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> stacks = pd.DataFrame(
+    ...     {"members": [1, 4], "engine": "dense", "recorded": True, "step_us": [100.0, 150.0]}
+    ... )
+    >>> [line.get_label() for line in plot_stacks(stacks).axes[0].lines]
+    ['dense, recorded']
+    """
+    require_columns(stacks, ["members", "engine", "recorded", "step_us"], "stacks")
+    figure, (axes,) = panels(width=0.7 * PAGE_WIDTH, height=2.4)
+    for (engine, recorded), part in stacks.groupby(["engine", "recorded"], sort=False):
+        part = part.sort_values("members")
+        axes.plot(
+            part["members"], part["step_us"], marker=ENGINE_MARKS[str(engine)], markersize=4,
+            color=PALETTE[ENGINE_COLOURS[str(engine)]], linestyle="-" if recorded else "--",
+            label=f"{engine}, {'' if recorded else 'not '}recorded",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    members = sorted(set(stacks["members"]))
+    axes.set_xticks(members, [f"{n:g}" for n in members])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    low, high = (float(axes.get_ylim()[i]) for i in (0, 1))
+    ticks = [m * 10.0**e for e in range(0, 8) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel("SAEs side by side")
+    axes.set_ylabel("time of a step (µs)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3.5)
     return figure
 
 

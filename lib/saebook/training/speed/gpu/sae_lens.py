@@ -31,8 +31,11 @@ def sae_lens_step(workload: Workload, device: torch.device, x: Tensor) -> Callab
         SAELens can't be imported.
     """
     try:
-        import sae_lens
-        from sae_lens.config import LoggingConfig, SAETrainerConfig
+        import sae_lens  # pyright: ignore[reportMissingImports]
+        from sae_lens.config import (  # pyright: ignore[reportMissingImports]
+            LoggingConfig,
+            SAETrainerConfig,
+        )
     except ImportError as error:
         raise EnvironmentProblem(
             f"SAELens can't be imported ({error}): pip install sae-lens to time its step beside ours"
