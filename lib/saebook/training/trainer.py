@@ -94,8 +94,6 @@ class Trainer(Generic[Model]):
         Of each latent, and when that makes it dead.
     update : Update
         Takes the optimiser's steps.
-    captured : CapturedSteps or None
-        What records steps and plays them back, on a GPU.
     rate_factors : list of float
         Of each model.
 
@@ -146,7 +144,7 @@ class Trainer(Generic[Model]):
         self.silence = Silence(sae, config, n_steps)
         self._dead_count = DeadCount(len(self.members), sae.config.d_sae, self.device)
         recorder = capturing(config, self.device) if self.processes.size == 1 else None
-        self.captured = None if recorder is None else CapturedSteps(recorder)
+        self._captured = None if recorder is None else CapturedSteps(recorder)
         on_device = self.device if reads_dials(config, self.device) else None
         self._dials = Dials(self._numbers, on_device, config.schedule not in FEEDBACK)
 
@@ -171,7 +169,7 @@ class Trainer(Generic[Model]):
     @property
     def n_recordings(self) -> int:
         """Kinds of step recorded so far; 0 where none is."""
-        return 0 if self.captured is None else self.captured.n_recordings
+        return 0 if self._captured is None else self._captured.n_recordings
 
     def learning_rate(self) -> float:
         """Learning rate of the coming step: the schedule at the step's middle."""
@@ -245,11 +243,11 @@ class Trainer(Generic[Model]):
         self._dials.turn(self.step_number)
         pairs = self.temporal.pairs(batch, self.fraction, self.device)
         moment = self._moment(len(x) * self.processes.size)
-        if self.captured is None or pairs or moment.retires or not self._is_small(x):
+        if self._captured is None or pairs or moment.retires or not self._is_small(x):
             logged = self._take(moment, x, target, pairs)
         else:
             step = partial(self._take, moment)
-            logged = self.captured.take(moment, step, x, target)
+            logged = self._captured.take(moment, step, x, target)
         self.step_number += 1
         if resampling_is_due(self.config, self.step_number, self.n_steps):
             logged["resampled"] = self._resample(*self._whole(x, target))
@@ -390,9 +388,9 @@ class Trainer(Generic[Model]):
         self.step_number = state["step_number"]
         self.engine.densities = list(state["densities"])
         self.alive.copy_(state["alive"])
-        if self.captured is not None:
+        if self._captured is not None:
             # Recordings know the optimiser's tensors of before.
-            self.captured.forget()
+            self._captured.forget()
         self.update.frozen = set(state["frozen"])
         # What the step before this one did; the coming one decides whether that ends.
         self.sae.selects_topk = (
