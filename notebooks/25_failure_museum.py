@@ -1317,7 +1317,7 @@ resampled.set_index(["resampling", "seed"]).round(3)
 def slipped(sae, forward, dead):
     """Meant: if a latent is dead, add the term. Said: if none is."""
     term = forward.latents.new_zeros(())
-    for is_dead in dead.tolist():
+    for is_dead in dead.mask.tolist():
         if is_dead:
             break
     else:
