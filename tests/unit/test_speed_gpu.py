@@ -29,8 +29,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Rounds of a few steps."""
+    """Rounds of a few steps; kernels aren't interpreted, which takes seconds for each."""
     monkeypatch.setattr("saebook.training.speed.gpu.timing.LONGEST_S", 0.02)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 def tiny_cases() -> dict[str, Case]:
