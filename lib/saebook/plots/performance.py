@@ -147,7 +147,8 @@ def plot_stacks(stacks: pd.DataFrame) -> Figure:
     """
     require_columns(stacks, ["members", "engine", "recorded", "step_us"], "stacks")
     figure, (axes,) = panels(width=0.7 * PAGE_WIDTH, height=2.4)
-    for (engine, recorded), part in stacks.groupby(["engine", "recorded"], sort=False):
+    kinds: Any = stacks.groupby(["engine", "recorded"], sort=False)
+    for (engine, recorded), part in kinds:
         part = part.sort_values("members")
         axes.plot(
             part["members"], part["step_us"], marker=ENGINE_MARKS[str(engine)], markersize=4,
